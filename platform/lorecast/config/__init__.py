@@ -1,0 +1,47 @@
+"""The experiment file: schema, loading, description."""
+
+from lorecast.config.loading import describe_fields, dump_config, load_config
+from lorecast.config.schema import (
+    ComputeConfig,
+    DatasetConfig,
+    EncodingConfig,
+    EntityColumns,
+    ExperimentConfig,
+    GeneratedField,
+    ImportedField,
+    InteractionColumns,
+    KnowledgeConfig,
+    KSERConfig,
+    LLMConfig,
+    ModelConfig,
+    RegistryConfig,
+    ServingConfig,
+    Side,
+    SplitConfig,
+    Strategy,
+    TrainingConfig,
+)
+
+__all__ = [
+    "ComputeConfig",
+    "DatasetConfig",
+    "EncodingConfig",
+    "EntityColumns",
+    "ExperimentConfig",
+    "GeneratedField",
+    "ImportedField",
+    "InteractionColumns",
+    "KSERConfig",
+    "KnowledgeConfig",
+    "LLMConfig",
+    "ModelConfig",
+    "RegistryConfig",
+    "ServingConfig",
+    "Side",
+    "SplitConfig",
+    "Strategy",
+    "TrainingConfig",
+    "describe_fields",
+    "dump_config",
+    "load_config",
+]

@@ -1,0 +1,318 @@
+"""The experiment: one frozen, typed document; unknown keys are errors.
+
+Every field carries a one-line description with its unit. A field marked `EXECUTION` says where or
+how fast work is done, never what comes out: it stays out of every fingerprint. The defaults are
+the embedded world's experiment, so `ExperimentConfig()` is complete and runs.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Execution:
+    """Marker: the field is execution, not identity."""
+
+
+EXECUTION = _Execution()
+
+Side = Literal["user", "item"]
+Strategy = Literal["base", "all_parameters"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the experiment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def identity(self) -> dict[str, Any]:
+        """The part that decides the result: all fields but the execution ones, as plain values."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Section):
+                return value.identity()
+            if isinstance(value, (tuple, list)):
+                return [plain(v) for v in value]
+            if isinstance(value, dict):
+                return {key: plain(v) for key, v in value.items()}
+            return value
+
+        return {
+            name: plain(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if EXECUTION not in field.metadata
+        }
+
+
+# ── dataset ──────────────────────────────────────────────────────────────────────────────────
+
+
+class InteractionColumns(Section):
+    """Where the clicks are and what their columns are called."""
+
+    file: str = Field(description="Parquet or CSV file, or a folder of them, below dataset.path")
+    user: str = Field("user_id", description="column of the user's id (string or integer)")
+    item: str = Field("item_id", description="column of the item's id (string or integer)")
+    label: str | None = Field(None, description="column of the 0/1 label; else give `rating`")
+    rating: str | None = Field(None, description="column of the rating, cut by positive_rating")
+    timestamp: str = Field("timestamp", description="column of the time: seconds or a timestamp")
+    order: str | None = Field(
+        None, description="column with each row's rank inside its user; default: the timestamp"
+    )
+
+
+class EntityColumns(Section):
+    """Where users or items are described."""
+
+    file: str = Field(description="Parquet or CSV file below dataset.path")
+    id: str = Field(description="column of the id, the same ids as in the interactions")
+    title: str | None = Field(None, description="column with the name shown to the LLM (items)")
+    text: tuple[str, ...] = Field((), description="further columns that prompts may show")
+    features: tuple[str, ...] = Field(
+        (), description="categorical columns that the click model embeds"
+    )
+
+
+class SplitConfig(Section):
+    """How samples are parted; there is always a validation part."""
+
+    by: Literal["user", "time", "column"] = Field(
+        "user",
+        description="user: whole users; time: the latest samples; column: as a column says",
+    )
+    valid: Fraction = Field(0.1, description="share of users (user) or of samples (time)")
+    test: Fraction = Field(0.1, description="share of users (user) or of samples (time)")
+    column: str | None = Field(
+        None, description="interaction column with the values train, valid, test (by: column)"
+    )
+    seed: int = Field(0, description="seed of the shuffle of users (by: user)")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.by == "column" and self.column is None:
+            raise ValueError("split.by is 'column': name it in split.column")
+        if self.by != "column" and not (
+            self.valid > 0 and self.test > 0 and self.valid + self.test < 1
+        ):
+            raise ValueError("split.valid and split.test must be above 0 and leave rows to train")
+        return self
+
+
+class DatasetConfig(Section):
+    """Which interactions, and how they become samples."""
+
+    source: Literal["world", "movielens", "tables"] = Field(
+        "world", description="world: the embedded one; movielens: a folder; tables: your own"
+    )
+    path: Annotated[str | None, EXECUTION] = Field(
+        None, description="folder with the tables (movielens, tables); content decides identity"
+    )
+    world_seed: int = Field(0, description="seed of the embedded world (source: world)")
+    interactions: InteractionColumns | None = Field(None, description="mapping (source: tables)")
+    users: EntityColumns | None = Field(None, description="mapping (source: tables), optional")
+    items: EntityColumns | None = Field(None, description="mapping (source: tables), optional")
+    positive_rating: float = Field(4.0, description="label is 1 from this rating on")
+    history_length: Positive = Field(10, description="interactions before the sample, L")
+    prefix_share: Fraction = Field(
+        0.5, description="share of a user's interactions, the earliest, that prompts may show"
+    )
+    prefix_max: int = Field(30, ge=0, description="at most so many of them, in interactions")
+    split: SplitConfig = Field(SplitConfig(), description="train, valid and test")
+    max_bad_rows: Fraction = Field(0.01, description="share of rejected rows that stops the run")
+
+    @model_validator(mode="after")
+    def _source_is_described(self) -> Self:
+        if self.source == "tables" and self.interactions is None:
+            raise ValueError("source is 'tables': describe the clicks in dataset.interactions")
+        return self
+
+
+# ── knowledge ────────────────────────────────────────────────────────────────────────────────
+
+
+class GeneratedField(Section):
+    """A field the LLM writes: one answer for each factor of a factor set."""
+
+    kind: Literal["generate"] = "generate"
+    name: str = Field(description="name of the field, unique in the experiment")
+    side: Side = Field(description="user or item")
+    factor_set: str = Field("world", description="shipped set (world, films) or a folder")
+    factors: tuple[str, ...] = Field((), description="only these factors; empty: all of the side")
+
+
+class ImportedField(Section):
+    """A field whose texts exist already, cut to chunks by sentences."""
+
+    kind: Literal["import"]
+    name: str = Field(description="name of the field, unique in the experiment")
+    side: Side = Field(description="user or item")
+    file: str = Field(description="Parquet or JSON lines; relative paths start at dataset.path")
+    id: str = Field("id", description="column of the entity's id")
+    text: str = Field("text", description="column of the text")
+    where: dict[str, str] = Field({}, description="keep rows whose columns have these values")
+    max_chunks: Positive = Field(8, description="sentences are grouped to at most so many chunks")
+    history_end: str | None = Field(
+        None, description="user side: column with the last interaction rank the writer saw"
+    )
+
+
+KnowledgeField = Annotated[GeneratedField | ImportedField, Field(discriminator="kind")]
+
+
+class LLMConfig(Section):
+    """The language model behind generated fields."""
+
+    model: str = Field("world", description="world (the embedded LLM), a folder or a hub name")
+    revision: str | None = Field(None, description="hub revision, pinned for reproducibility")
+    max_model_len: Positive = Field(256, description="prompt and answer together, in tokens")
+    max_tokens: Positive = Field(32, description="length of one answer, in tokens")
+    temperature: float = Field(0.0, ge=0.0, description="0 is greedy")
+    seed: int = Field(0, description="seed of sampling")
+    dtype: str = Field("bfloat16", description="weights' type in vLLM")
+
+
+class KnowledgeConfig(Section):
+    """What is asked of LLMs, or taken from texts that exist."""
+
+    fields: tuple[KnowledgeField, ...] = Field(
+        (
+            GeneratedField(name="item_facts", side="item"),
+            GeneratedField(name="user_preference", side="user"),
+        ),
+        description="the kinds of knowledge",
+    )
+    llm: LLMConfig = Field(LLMConfig(), description="the language model")
+    prompt_history: Positive = Field(
+        10, description="rated titles a user prompt shows, the last before the cut-off"
+    )
+    error_budget: Annotated[Fraction, EXECUTION] = Field(
+        0.05, description="share of failed prompts that fails the stage"
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [field.name for field in self.fields]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"knowledge.fields has {doubled[0]!r} twice: rename one")
+        return self
+
+
+# ── encoding, model, training ────────────────────────────────────────────────────────────────
+
+
+class EncodingConfig(Section):
+    """Texts to vectors."""
+
+    model: str = Field(
+        "all-MiniLM-L6-v2", description="installed encoder, a local folder or a hub name"
+    )
+    max_tokens: Positive = Field(256, description="longer texts are cut, in tokens")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of encoding")
+
+
+class KSERConfig(Section):
+    """ESFNet and attention alignment (KSER)."""
+
+    dim: Positive = Field(32, description="width of the work space, d")
+    heads: Positive = Field(4, description="attention heads")
+    layers: Positive = Field(1, description="attention layers")
+    gate_hidden: Positive = Field(128, description="hidden width of ESFNet")
+    dropout: Fraction = Field(0.1, description="dropout in attention and feed-forward")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError("model.kser.dim must be a multiple of model.kser.heads")
+        return self
+
+
+class ModelConfig(Section):
+    """The click model."""
+
+    backbone: Literal["din"] = Field("din", description="interaction part")
+    embedding_dim: Positive = Field(32, description="width of a feature embedding, E")
+    attention_hidden: tuple[Positive, ...] = Field((32, 16), description="DIN's attention MLP")
+    mlp_hidden: tuple[Positive, ...] = Field((200, 80), description="head MLP")
+    dropout: Fraction = Field(0.0, description="dropout in the head MLP")
+    extractor: Literal["kser"] = Field("kser", description="how vectors become features")
+    kser: KSERConfig = Field(KSERConfig(), description="extractor: kser")
+
+
+class TrainingConfig(Section):
+    """How models are trained and compared."""
+
+    strategies: tuple[Strategy, ...] = Field(
+        ("base", "all_parameters"), min_length=1, description="trained and compared by `run`"
+    )
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one model a strategy and seed")
+    epochs: Positive = Field(20, description="at most so many passes")
+    patience: Positive = Field(3, description="epochs without a better validation AUC")
+    batch_size: Positive = Field(1024, description="samples a step, over all workers")
+    learning_rate: float = Field(1e-3, gt=0.0, description="AdamW's")
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's")
+
+
+# ── lifecycle and execution ──────────────────────────────────────────────────────────────────
+
+
+class RegistryConfig(Section):
+    """Where runs and model versions are kept."""
+
+    tracking_uri: Annotated[str | None, EXECUTION] = Field(
+        None, description="MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the workspace"
+    )
+    experiment: Annotated[str, EXECUTION] = Field("lorecast", description="MLflow experiment")
+    model_name: Annotated[str, EXECUTION] = Field(
+        "lorecast-{name}", description="registered model; {name} is the experiment's name"
+    )
+
+
+class ServingConfig(Section):
+    """The HTTP endpoint."""
+
+    host: Annotated[str, EXECUTION] = Field("127.0.0.1", description="address to bind")
+    port: Annotated[int, EXECUTION] = Field(8000, ge=1, le=65535, description="TCP port")
+    replicas: Annotated[Positive, EXECUTION] = Field(1, description="scorer processes")
+    max_items: Annotated[Positive, EXECUTION] = Field(
+        10_000, description="most candidates a request may hold"
+    )
+
+
+class ComputeConfig(Section):
+    """Resources and places. Nothing here changes a result's identity."""
+
+    workspace: Annotated[str, EXECUTION] = Field("workspace", description="folder of all artifacts")
+    address: Annotated[str | None, EXECUTION] = Field(
+        None, description="Ray cluster (auto, ray://…); default: RAY_ADDRESS, else a local one"
+    )
+    prepare_rows_per_task: Annotated[Positive, EXECUTION] = Field(
+        1_000_000, description="interactions one task holds in memory"
+    )
+    engines: Annotated[Positive, EXECUTION] = Field(1, description="vLLM actors")
+    engine_gpus: Annotated[float, EXECUTION] = Field(0.0, ge=0.0, description="GPUs a vLLM actor")
+    engine_batch: Annotated[Positive, EXECUTION] = Field(
+        512, description="prompts a vLLM actor takes at once; what a crash may pay twice"
+    )
+    encoders: Annotated[Positive, EXECUTION] = Field(1, description="text encoder actors")
+    encoder_gpus: Annotated[float, EXECUTION] = Field(0.0, ge=0.0, description="GPUs an encoder")
+    train_workers: Annotated[Positive, EXECUTION] = Field(1, description="data-parallel workers")
+    train_gpus: Annotated[bool, EXECUTION] = Field(False, description="one GPU a training worker")
+    threads: Annotated[Positive | None, EXECUTION] = Field(
+        None, description="torch threads a process; default: the cores shared evenly"
+    )
+
+
+class ExperimentConfig(Section):
+    """One experiment, whole."""
+
+    name: str = Field("world", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its name")
+    dataset: DatasetConfig = Field(DatasetConfig(), description="interactions to samples")
+    knowledge: KnowledgeConfig = Field(KnowledgeConfig(), description="texts by LLMs")
+    encoding: EncodingConfig = Field(EncodingConfig(), description="texts to vectors")
+    model: ModelConfig = Field(ModelConfig(), description="backbone and extractor")
+    training: TrainingConfig = Field(TrainingConfig(), description="strategies and schedule")
+    registry: RegistryConfig = Field(RegistryConfig(), description="MLflow")
+    serving: ServingConfig = Field(ServingConfig(), description="HTTP endpoint")
+    compute: ComputeConfig = Field(ComputeConfig(), description="resources and places")

@@ -1,0 +1,1 @@
+"""Interactions to samples: sources, split, histories, the dataset and its batches."""

@@ -1,0 +1,1 @@
+"""Texts to vectors: the text encoder and the vectors table."""

@@ -1,0 +1,1 @@
+"""Texts that language models know: factors, prompts, plan, store, import."""

@@ -1,0 +1,1 @@
+"""From a trained model to a served one: bundle and registry."""

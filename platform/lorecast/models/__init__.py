@@ -1,0 +1,1 @@
+"""Click models: feature embeddings, backbones, extractors."""

@@ -1,0 +1,1 @@
+"""Backbones: the interaction part of a click model."""

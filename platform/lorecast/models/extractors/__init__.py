@@ -1,0 +1,1 @@
+"""Extractors: what turns knowledge vectors into features."""

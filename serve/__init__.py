@@ -1,0 +1,1 @@
+"""How models answer online: the HTTP application on Ray Serve."""
