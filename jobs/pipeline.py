@@ -1,0 +1,179 @@
+"""The main job: every stage of an experiment in order, each cached, then the report.
+
+    prepare → generate → encode → train (strategy × seed) → register → report
+
+A stage asks for what it needs, so `Pipeline(config, console).train()` runs what is missing before.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lorecast.artifacts import Artifact
+from lorecast.config import ExperimentConfig, Strategy
+from lorecast.data.dataset import Dataset
+from lorecast.encoding.vectors import VectorsTable
+from lorecast.jobs.console import Console
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained model."""
+
+    strategy: Strategy
+    seed: int
+    artifact: Artifact
+
+    @property
+    def label(self) -> str:
+        return f"{self.strategy}, seed {self.seed}"
+
+    def metric(self, split: str, name: str) -> float:
+        return float(self.artifact.facts["metrics"][split][name])
+
+
+class Pipeline:
+    """The stages of one experiment; each runs once and remembers its artifact."""
+
+    def __init__(self, config: ExperimentConfig, console: Console) -> None:
+        self.config = config
+        self.console = console
+
+    def prepare(self) -> Artifact:
+        return self._prepared
+
+    def generate(self) -> Artifact:
+        return self._generated
+
+    def encode(self) -> Artifact:
+        return self._encoded
+
+    def train(self) -> tuple[Trained, ...]:
+        return self._trained
+
+    def register(self) -> Artifact:
+        return self._registered
+
+    @property
+    def dataset(self) -> Dataset:
+        return Dataset.open(self._prepared.path)
+
+    def best(self) -> Trained:
+        """The model with the highest validation AUC; the test part has no say."""
+        return max(self._trained, key=lambda trained: trained.metric("valid", "auc"))
+
+    @cached_property
+    def _prepared(self) -> Artifact:
+        from lorecast.jobs import prepare
+
+        return self._timed("prepare", lambda: prepare.run(self.config, self.console), _prepared)
+
+    @cached_property
+    def _generated(self) -> Artifact:
+        from lorecast.jobs import generate
+
+        dataset = self.dataset
+        return self._timed(
+            "generate", lambda: generate.run(self.config, dataset, self.console), _generated
+        )
+
+    @cached_property
+    def _encoded(self) -> Artifact:
+        from lorecast.jobs import encode
+
+        dataset, knowledge = self.dataset, self._generated
+        return self._timed(
+            "encode", lambda: encode.run(self.config, dataset, knowledge, self.console), _encoded
+        )
+
+    @cached_property
+    def _trained(self) -> tuple[Trained, ...]:
+        return tuple(
+            self._train_one(strategy, seed)
+            for seed in self.config.training.seeds
+            for strategy in self.config.training.strategies
+        )
+
+    def _train_one(self, strategy: Strategy, seed: int) -> Trained:
+        from lorecast.jobs import train
+
+        dataset = self.dataset
+        vectors = None if strategy == "base" else VectorsTable.open(self._encoded.path)
+        artifact = self._timed(
+            "train",
+            lambda: train.run(self.config, dataset, vectors, strategy, seed, self.console),
+            _trained,
+        )
+        return Trained(strategy, seed, artifact)
+
+    @cached_property
+    def _registered(self) -> Artifact:
+        from lorecast.jobs import register
+
+        best = self.best()
+        vectors = None if best.strategy == "base" else VectorsTable.open(self._encoded.path)
+        return self._timed(
+            "register",
+            lambda: register.run(
+                self.config, best.artifact, self.dataset, vectors, self._generated, self.console
+            ),
+            _registered,
+        )
+
+    def _timed(
+        self, stage: str, make: Callable[[], Artifact], summarise: Callable[[Artifact], str]
+    ) -> Artifact:
+        started_s = time.monotonic()
+        before_s = time.time()
+        artifact = make()
+        manifest = artifact.path / "manifest.json"
+        self.console.stage(
+            stage,
+            summarise(artifact),
+            seconds=time.monotonic() - started_s,
+            cached=manifest.stat().st_mtime < before_s,
+        )
+        return artifact
+
+
+def run(config: ExperimentConfig, console: Console) -> Path:
+    """All stages, then the report; returns the report's folder."""
+    from lorecast.jobs import report
+
+    pipeline = Pipeline(config, console)
+    console.heading(f"lorecast run · {config.name}")
+    pipeline.register()
+    return report.run(pipeline)
+
+
+def _prepared(artifact: Artifact) -> str:
+    facts = artifact.facts
+    rows = " / ".join(f"{facts['rows'][split]:,}" for split in ("train", "valid", "test"))
+    return f"{facts['users']:,} users, {facts['items']:,} items; samples {rows}"
+
+
+def _generated(artifact: Artifact) -> str:
+    facts = artifact.facts
+    made = [f"{facts[key]:,} {key}" for key in ("generated", "reused", "imported") if facts[key]]
+    return f"{', '.join(made)} texts; {facts['output_tokens']:,} tokens written"
+
+
+def _encoded(artifact: Artifact) -> str:
+    facts = artifact.facts
+    return f"{facts['texts']:,} texts to {facts['dim']} dimensions"
+
+
+def _trained(artifact: Artifact) -> str:
+    facts = artifact.facts
+    test, valid = facts["metrics"]["test"], facts["metrics"]["valid"]
+    return (
+        f"{facts['strategy']}, seed {facts['seed']}: AUC valid {valid['auc']:.4f}, "
+        f"test {test['auc']:.4f}; {facts['epochs']} epochs, {facts['rows_per_second']:,.0f} rows/s"
+    )
+
+
+def _registered(artifact: Artifact) -> str:
+    facts = artifact.facts
+    return f"{facts['model_name']} version {facts['version']} ({', '.join(facts['aliases'])})"
