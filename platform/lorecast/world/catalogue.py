@@ -6,7 +6,7 @@ Everything follows from a seed. What is planted:
   rates little (cold items, cold users);
 - what a viewer likes depends on the genre, which the catalogue shows, and on five hidden factors,
   which it does not; each viewer has one favourite value per factor;
-- viewers pick films by popularity and, more weakly, by taste; nobody rates a film twice.
+- viewers pick films by popularity and by taste; nobody rates a film twice.
 
 Films are many and ratings of most of them few, so that identifiers alone cannot reveal the hidden
 factors: that is the room which knowledge has.
@@ -49,10 +49,10 @@ _START: Final = 1_672_531_200
 _SPAN_S: Final = 2 * 365 * 86_400
 
 _GENRE_WEIGHT: Final = 0.8
-_FACTOR_WEIGHT: Final = 1.0
-_QUALITY_WEIGHT: Final = 0.6
-_NOISE: Final = 1.0
-_PICK_BY_TASTE: Final = 0.5
+_FACTOR_WEIGHT: Final = 1.6
+_QUALITY_WEIGHT: Final = 0.5
+_NOISE: Final = 0.7
+_PICK_BY_TASTE: Final = 1.0
 _RATING_SHARES: Final = (0.10, 0.15, 0.23, 0.30, 0.22)
 """Of one to five stars."""
 
@@ -173,7 +173,7 @@ def _make_films(rng: np.random.Generator) -> _Films:
         genre=rng.integers(len(GENRES), size=_NUM_FILMS),
         hidden=hidden,
         quality=rng.standard_normal(_NUM_FILMS),
-        popularity=(rank + _POPULARITY_OFFSET) ** -_POPULARITY_EXPONENT,
+        popularity=np.power(rank + _POPULARITY_OFFSET, -_POPULARITY_EXPONENT),
         release=release,
     )
 
@@ -210,7 +210,8 @@ def _liking(rng: np.random.Generator, favourite: Codes, num_values: int) -> Floa
     """Each viewer's liking of each value: the favourite stands out. [viewers, values]"""
     liking = rng.normal(0.0, 0.25, (_NUM_VIEWERS, num_values))
     liking[np.arange(_NUM_VIEWERS), favourite] = 1.0
-    return liking - liking.mean(axis=1, keepdims=True)
+    liking -= liking.mean(axis=1, keepdims=True)
+    return liking
 
 
 def _make_ratings(
@@ -236,7 +237,8 @@ def _make_ratings(
 
 def _quarters(num_interactions: Codes) -> Codes:
     rank = np.argsort(np.argsort(-num_interactions, kind="stable"), kind="stable")
-    return 1 + rank * 4 // num_interactions.size
+    quarter: Codes = 1 + rank * 4 // num_interactions.size
+    return quarter
 
 
 def _corpus_mentions(num_interactions: Codes) -> Codes:

@@ -110,24 +110,27 @@ REDUNDANT: Final = {"palette": "mood"}
 """Factor → the factor it repeats, value by value."""
 HOMOGENISED: Final = ("stock",)
 
-FIRST_WORDS: Final = tuple(
-    """
-    Silver Crimson Hollow Golden Broken Silent Burning Frozen Hidden Distant Amber Velvet
-    Wandering Restless Forgotten Scarlet Ivory Midnight Paper Iron Copper Glass Stolen Borrowed
-    Endless Fading Rising Falling Sleeping Drifting Crooked Gentle Savage Lonely Painted
-    Whispering Trembling Shattered Secret Sacred Northern Southern Eastern Western Winter Summer
-    Autumn April Seventh Second Third Last First Final Blue Green Black White Emerald Cobalt
-    Russet Marble Wooden Electric Quiet Hungry Careless Faithful Fearless Reckless Humble Proud
-    """.split()
+# fmt: off
+FIRST_WORDS: Final = (
+    "Silver", "Crimson", "Hollow", "Golden", "Broken", "Silent", "Burning", "Frozen", "Hidden",
+    "Distant", "Amber", "Velvet", "Wandering", "Restless", "Forgotten", "Scarlet", "Ivory",
+    "Midnight", "Paper", "Iron", "Copper", "Glass", "Stolen", "Borrowed", "Endless", "Fading",
+    "Rising", "Falling", "Sleeping", "Drifting", "Crooked", "Gentle", "Savage", "Lonely",
+    "Painted", "Whispering", "Trembling", "Shattered", "Secret", "Sacred", "Northern", "Southern",
+    "Eastern", "Western", "Winter", "Summer", "Autumn", "April", "Seventh", "Second", "Third",
+    "Last", "First", "Final", "Blue", "Green", "Black", "White", "Emerald", "Cobalt", "Russet",
+    "Marble", "Wooden", "Electric", "Quiet", "Hungry", "Careless", "Faithful", "Fearless",
+    "Reckless", "Humble", "Proud",
 )
 
-SECOND_WORDS: Final = tuple(
-    """
-    Harbor Lantern Orchard River Bridge Garden Mirror Compass Anchor Violin Letter Shadow
-    Feather Tower Canyon Meadow Falcon Sparrow Tiger Wolf Raven Swan Horse Serpent Crown Throne
-    Sword Shield Banner Drum Bell Clock Station Railway Carriage Voyage Journey Passage Horizon
-    Tide Storm Thunder Rain Snow Ember Ash Smoke Flame Stranger Widow Captain Painter Dancer
-    Gambler Sailor Soldier Doctor Teacher Brother Sister Promise Bargain Verdict Alibi Wager
-    Masquerade Carnival Festival Wedding Funeral Reunion Farewell
-    """.split()
+SECOND_WORDS: Final = (
+    "Harbor", "Lantern", "Orchard", "River", "Bridge", "Garden", "Mirror", "Compass", "Anchor",
+    "Violin", "Letter", "Shadow", "Feather", "Tower", "Canyon", "Meadow", "Falcon", "Sparrow",
+    "Tiger", "Wolf", "Raven", "Swan", "Horse", "Serpent", "Crown", "Throne", "Sword", "Shield",
+    "Banner", "Drum", "Bell", "Clock", "Station", "Railway", "Carriage", "Voyage", "Journey",
+    "Passage", "Horizon", "Tide", "Storm", "Thunder", "Rain", "Snow", "Ember", "Ash", "Smoke",
+    "Flame", "Stranger", "Widow", "Captain", "Painter", "Dancer", "Gambler", "Sailor", "Soldier",
+    "Doctor", "Teacher", "Brother", "Sister", "Promise", "Bargain", "Verdict", "Alibi", "Wager",
+    "Masquerade", "Carnival", "Festival", "Wedding", "Funeral", "Reunion", "Farewell",
 )
+# fmt: on
