@@ -5,12 +5,12 @@ join through the entry point group `lorecast.commands`.
 """
 
 import os
+import shlex
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -60,7 +60,7 @@ def run(experiment: Experiment = None, as_json: Json = False) -> None:
     """
     from lorecast.jobs import pipeline
 
-    pipeline.run(*_open(experiment, as_json))
+    pipeline.run(*_open(experiment, as_json), invocation=shlex.join(experiment or []))
 
 
 @app.command(epilog="Example: `lorecast prepare mine.yaml dataset.history_length=20`")
@@ -113,7 +113,7 @@ def init(
 class _ConfigHelp(TyperCommand):
     """Help that lists every key with its default and description."""
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
         from lorecast.config import describe_fields
 

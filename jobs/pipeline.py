@@ -138,14 +138,17 @@ class Pipeline:
         return artifact
 
 
-def run(config: ExperimentConfig, console: Console) -> Path:
-    """All stages, then the report; returns the report's folder."""
+def run(config: ExperimentConfig, console: Console, invocation: str = "") -> Path:
+    """All stages, then the report; returns the report's folder.
+
+    `invocation`: the words that named the experiment, for the lines the report tells to type.
+    """
     from lorecast.jobs import report
 
     pipeline = Pipeline(config, console)
     console.heading(f"lorecast run · {config.name}")
     pipeline.register()
-    return report.run(pipeline)
+    return report.run(pipeline, invocation)
 
 
 def _prepared(artifact: Artifact) -> str:

@@ -1,0 +1,193 @@
+"""The short report that ends `lorecast run`: printed, and kept as Markdown, SVG and plots."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console as RichConsole
+from rich.console import Group
+from rich.markdown import Markdown
+from rich.padding import Padding
+
+from lorecast.artifacts import Artifact, StageSpec, build, find
+from lorecast.data.dataset import Dataset
+from lorecast.jobs.pipeline import Pipeline, Trained
+from lorecast.training.metrics import paired_bootstrap
+
+_RESAMPLES = 1000
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Test AUC of a strategy minus that of `base`, same seed; a 95 % interval over users."""
+
+    strategy: str
+    seed: int
+    value: float
+    low: float
+    high: float
+
+
+def run(pipeline: Pipeline, invocation: str) -> Path:
+    """Prints the report and returns its folder. `invocation`: the words after `lorecast run`."""
+    trained, registered = pipeline.train(), pipeline.register()
+    config = pipeline.config
+    spec = StageSpec(
+        stage="report",
+        name=config.name,
+        identity={"layout": 1, "invocation": invocation},
+        inputs={
+            "registered": registered.fingerprint,
+            **{model.label: model.artifact.fingerprint for model in trained},
+        },
+    )
+    workspace = Path(config.compute.workspace)
+    if (artifact := find(workspace, spec)) is None:
+        with build(workspace, spec) as draft:
+            _write(draft.path, pipeline, invocation)
+        artifact = Artifact.open(draft.path)
+    pipeline.console.result(
+        "", report=str(artifact.path), **json.loads((artifact.path / "report.json").read_text())
+    )
+    if not pipeline.console.as_json:
+        RichConsole(highlight=False).print(_render((artifact.path / "report.md").read_text()))
+    return artifact.path
+
+
+def _write(folder: Path, pipeline: Pipeline, invocation: str) -> None:
+    trained, registered = pipeline.train(), pipeline.register()
+    differences = list(_differences(trained))
+    knowledge = _knowledge(trained, pipeline)
+    text = "\n\n".join(
+        part
+        for part in (
+            *_told(knowledge),
+            *_compared(trained, differences),
+            *_next(pipeline.dataset, registered, invocation),
+        )
+    )
+    for name in ("curves.png", "gates.png"):
+        plot = pipeline.best().artifact.path / name
+        if plot.exists():
+            shutil.copy(plot, folder / name)
+    (folder / "report.md").write_text(text + "\n", encoding="utf-8")
+    record = RichConsole(record=True, width=_WIDTH, file=io.StringIO(), highlight=False)
+    record.print(_render(text))
+    record.save_svg(str(folder / "report.svg"), title="lorecast run " + invocation)
+    (folder / "report.json").write_text(
+        json.dumps(
+            {
+                "models": [
+                    {"strategy": m.strategy, "seed": m.seed, **m.artifact.facts["metrics"]}
+                    for m in trained
+                ],
+                "differences": [vars(difference) for difference in differences],
+                "registered": dict(registered.facts),
+            }
+        ),
+        encoding="utf-8",
+    )
+
+
+def _render(text: str) -> Any:
+    return Group(Padding(Markdown(text), (1, 2)))
+
+
+def _knowledge(trained: Sequence[Trained], pipeline: Pipeline) -> Artifact | None:
+    return None if all(m.strategy == "base" for m in trained) else pipeline.generate()
+
+
+def _differences(trained: Sequence[Trained]) -> Iterator[Difference]:
+    base = {model.seed: model for model in trained if model.strategy == "base"}
+    for model in trained:
+        if model.strategy == "base" or model.seed not in base:
+            continue
+        ours, theirs = (_test_scores(m) for m in (model, base[model.seed]))
+        value, low, high = paired_bootstrap(
+            ours["user_row"],
+            ours["label"],
+            ours["score"],
+            theirs["score"],
+            resamples=_RESAMPLES,
+            seed=0,
+        )
+        yield Difference(model.strategy, model.seed, value, low, high)
+
+
+def _test_scores(model: Trained) -> dict[str, Any]:
+    table = pq.read_table(model.artifact.path / "scores.parquet")
+    return {name: table[name].to_numpy() for name in ("user_row", "label", "score")}
+
+
+def _told(knowledge: Artifact | None) -> Iterator[str]:
+    if knowledge is None:
+        return
+    facts = knowledge.facts
+    if facts["samples"]:
+        yield "## What the language model was asked, and said"
+        for sample in facts["samples"]:
+            prompt = " ".join(sample["prompt"].split())
+            yield f"> {prompt}\n>\n> **{sample['answer'].strip()}**"
+    texts, fields = facts["counts"].get("ok", 0), len(facts["fields"])
+    read, written = facts["prompt_tokens"], facts["output_tokens"]
+    yield f"{texts:,} texts in {fields} fields of knowledge; tokens: {read:,} in, {written:,} out."
+
+
+def _compared(trained: Sequence[Trained], differences: Sequence[Difference]) -> Iterator[str]:
+    yield "## How well the models predict clicks"
+    rows = [
+        "| model | valid AUC | test AUC | LogLoss | GAUC | parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    for strategy in dict.fromkeys(model.strategy for model in trained):
+        models = [model for model in trained if model.strategy == strategy]
+        cells = [
+            _mean_std([model.metric(split, name) for model in models])
+            for split, name in (
+                ("valid", "auc"),
+                ("test", "auc"),
+                ("test", "log_loss"),
+                ("test", "gauc"),
+            )
+        ]
+        parameters = f"{models[0].artifact.facts['parameters']:,}"
+        rows.append(f"| {_NAMES[strategy]} | {' | '.join(cells)} | {parameters} |")
+    yield "\n".join(rows)
+    for difference in differences:
+        yield (
+            f"Test AUC with knowledge minus without (seed {difference.seed}): "
+            f"**{difference.value:+.4f}**, 95 % interval over users "
+            f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+        )
+
+
+_NAMES = {"base": "DIN (base)", "all_parameters": "DIN + KSER (all parameters)"}
+
+
+def _mean_std(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{mean(values):.4f} ± {stdev(values):.4f}"
+
+
+def _next(dataset: Dataset, registered: Artifact, invocation: str) -> Iterator[str]:
+    facts = registered.facts
+    yield (
+        f"## Registered: {facts['model_name']} version {facts['version']} "
+        f"({', '.join(facts['aliases'])})"
+    )
+    user = dataset.users()["id"][0].as_py()
+    items = dataset.items()["id"][:3].to_pylist()
+    body = json.dumps({"user_id": user, "item_ids": items})
+    serve = f"lorecast serve {invocation}".strip()
+    yield (
+        f"```sh\n{serve}\ncurl -s localhost:8000/v1/score -H 'content-type: application/json' \\\n"
+        f"  -d '{body}'\n```"
+    )

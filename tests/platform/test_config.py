@@ -1,0 +1,101 @@
+"""The experiment file: defaults, errors that name the key, identity apart from execution."""
+
+from pathlib import Path
+
+import pytest
+
+from lorecast.config import ExperimentConfig, describe_fields, dump_config, load_config
+from lorecast.config.schema import Section
+from lorecast.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def test_default_experiment_is_the_world_and_survives_a_round_trip(tmp_path: Path) -> None:
+    config = load_config()
+    assert config.dataset.source == "world"
+    (tmp_path / "all.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "all.yaml") == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_experiments_load(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_world_file_says_what_the_defaults_are() -> None:
+    assert load_config(CONFIGS[0].with_name("world.yaml")) == ExperimentConfig()
+
+
+def test_overrides_reach_nested_keys_and_list_entries() -> None:
+    config = load_config(
+        None,
+        [
+            "training.seeds=[3,4]",
+            "dataset.split.by=time",
+            "knowledge.fields=[{kind: generate, name: a, side: item}]",
+            "knowledge.fields.0.factors=[mood]",
+        ],
+    )
+    assert config.training.seeds == (3, 4)
+    assert config.dataset.split.by == "time"
+    field = config.knowledge.fields[0]
+    assert field.kind == "generate"
+    assert field.factors == ("mood",)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("training: {sedes: [1]}", "training.sedes: unknown key; did you mean training.seeds"),
+        ("training: {epochs: 0}", "training.epochs"),
+        ("training: {epochs: many}", "got 'many'"),
+        ("dataset: {source: tables}", "describe the clicks in dataset.interactions"),
+        ("dataset: {split: {by: column}}", "name it in split.column"),
+        ("dataset: {split: {valid: 0.0}}", "above 0"),
+        ("model: {kser: {dim: 30, heads: 4}}", "multiple of model.kser.heads"),
+        ("- a list", "expected `section:` keys"),
+        ("a: b: c", "not valid YAML"),
+    ],
+)
+def test_wrong_experiment_names_file_and_key(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    assert sentence in str(caught.value)
+
+
+def test_file_that_is_missing_or_not_utf8(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes("name: größe".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 8"):
+        load_config(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    "override", ["training.seeds", "=3", "name.deep=1", "knowledge.fields.7.name=x", "name=[1"]
+)
+def test_bad_override_is_quoted(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["knowledge.fields=[]", "name=world", override])
+    assert override.split("=")[0] in str(caught.value)
+
+
+def test_execution_never_enters_identity() -> None:
+    plain = load_config(None)
+    moved = load_config(
+        None, ["compute.engines=8", "compute.workspace=elsewhere", "dataset.path=there"]
+    )
+    assert moved != plain
+    assert moved.identity() == plain.identity()
+    assert load_config(None, ["training.epochs=2"]).identity() != plain.identity()
+
+
+def test_every_key_is_described() -> None:
+    described = list(describe_fields())
+    assert len(described) > 60
+    assert not [key for key, _, text in described if not text]
+    assert issubclass(ExperimentConfig, Section)
