@@ -109,7 +109,9 @@ class DatasetConfig(Section):
     path: Annotated[str | None, EXECUTION] = Field(
         None, description="folder with the tables (movielens, tables); content decides identity"
     )
-    world_seed: int = Field(0, description="seed of the embedded world (source: world)")
+    world_seed: int = Field(
+        7, description="seed of the embedded world; its shipped LLM knows the world of seed 7"
+    )
     interactions: InteractionColumns | None = Field(None, description="mapping (source: tables)")
     users: EntityColumns | None = Field(None, description="mapping (source: tables), optional")
     items: EntityColumns | None = Field(None, description="mapping (source: tables), optional")
