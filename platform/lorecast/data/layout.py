@@ -1,0 +1,83 @@
+"""What a prepared dataset looks like on disk: names and Arrow schemas.
+
+    samples/{train,valid,test}/part-*.parquet    one row a sample, ordered by user, then position
+    items.parquet, users.parquet                 one row an entity; line i is row i + 1
+    vocabularies.json                            value lists; the code of a value is its index + 1
+    rejected/part-*.parquet                      what was left out, with the reason
+
+Row 0 stands for padding and for unknown entities; code 0 for an unknown feature value.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import pyarrow as pa
+
+Split = Literal["train", "valid", "test"]
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+
+STAGE: Final = "prepare"
+ITEMS: Final = "items.parquet"
+USERS: Final = "users.parquet"
+VOCABULARIES: Final = "vocabularies.json"
+REJECTED: Final = "rejected"
+FEATURE_PREFIX: Final = "feature:"
+
+
+def samples_folder(dataset: Path, split: Split) -> Path:
+    return dataset / "samples" / split
+
+
+def part_name(index: int) -> str:
+    """File names sort in part order."""
+    return f"part-{index:05d}.parquet"
+
+
+def sample_schema(history_length: int) -> pa.Schema:
+    return pa.schema(
+        [
+            ("user_row", pa.int32()),
+            ("item_row", pa.int32()),
+            ("label", pa.int8()),
+            ("timestamp", pa.int64()),
+            ("position", pa.int32()),
+            ("history_item_rows", pa.list_(pa.int32(), history_length)),
+            ("history_ratings", pa.list_(pa.int8(), history_length)),
+        ]
+    )
+
+
+def item_schema(text: Iterable[str], features: Iterable[str]) -> pa.Schema:
+    return pa.schema([("id", pa.string()), ("title", pa.string()), *_described(text, features)])
+
+
+def user_schema(text: Iterable[str], features: Iterable[str], history_length: int) -> pa.Schema:
+    return pa.schema([("id", pa.string()), *_described(text, features), *_past(history_length)])
+
+
+def past_schema(history_length: int) -> pa.Schema:
+    """The columns of users.parquet that come from interactions.
+
+    history_end: position of the last interaction that prompts may show, -1 for none. prompt_*:
+    the interactions up to there, oldest first. recent_*: the last L of all, newest last, padded
+    with 0 on the left.
+    """
+    return pa.schema(_past(history_length))
+
+
+def _described(text: Iterable[str], features: Iterable[str]) -> list[tuple[str, pa.DataType]]:
+    return [
+        *((name, pa.string()) for name in text),
+        *((FEATURE_PREFIX + name, pa.int32()) for name in features),
+    ]
+
+
+def _past(history_length: int) -> list[tuple[str, pa.DataType]]:
+    return [
+        ("history_end", pa.int32()),
+        ("prompt_item_rows", pa.list_(pa.int32())),
+        ("prompt_ratings", pa.list_(pa.int8())),
+        ("recent_item_rows", pa.list_(pa.int32(), history_length)),
+        ("recent_ratings", pa.list_(pa.int8(), history_length)),
+    ]

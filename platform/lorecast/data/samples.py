@@ -1,0 +1,77 @@
+"""From timelines to the rows of a prepared dataset (schemas in `layout`)."""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lorecast.data.histories import Timelines, windows
+from lorecast.data.layout import past_schema, sample_schema
+
+
+def sample_index(lines: Timelines, prefix_U: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the interactions that become samples: all after their user's prefix."""
+    return np.flatnonzero(lines.position_N >= np.repeat(prefix_U, lines.length_U))
+
+
+def sample_table(lines: Timelines, index_B: NDArray[np.int64], history_length: int) -> pa.Table:
+    """The samples at these places, with the history before each."""
+    position_B = lines.position_N[index_B]
+    item_BL = windows(lines.item_row_N, index_B, position_B, history_length)
+    rating_BL = windows(lines.rating_N, index_B, position_B, history_length)
+    return pa.Table.from_arrays(
+        [
+            pa.array(lines.user_row_N[index_B]),
+            pa.array(lines.item_row_N[index_B]),
+            pa.array(lines.label_N[index_B]),
+            pa.array(lines.timestamp_N[index_B]),
+            pa.array(position_B),
+            _fixed_lists(item_BL),
+            _fixed_lists(rating_BL),
+        ],
+        schema=sample_schema(history_length),
+    )
+
+
+def past_table(
+    lines: Timelines, prefix_U: NDArray[np.int64], history_length: int
+) -> tuple[NDArray[np.int32], pa.Table]:
+    """User rows, and what users.parquet says of these users' interactions."""
+    end_U = lines.start_U + lines.length_U
+    shown_N = lines.position_N < np.repeat(prefix_U, lines.length_U)
+    offsets = np.concatenate(([0], np.cumsum(prefix_U))).astype(np.int32)
+    recent = [
+        _fixed_lists(windows(values_N, end_U, lines.length_U, history_length))
+        for values_N in (lines.item_row_N, lines.rating_N)
+    ]
+    table = pa.Table.from_arrays(
+        [
+            pa.array((prefix_U - 1).astype(np.int32)),
+            pa.ListArray.from_arrays(offsets, pa.array(lines.item_row_N[shown_N])),
+            pa.ListArray.from_arrays(offsets, pa.array(lines.rating_N[shown_N])),
+            *recent,
+        ],
+        schema=past_schema(history_length),
+    )
+    return lines.user_row_U, table
+
+
+def empty_past(num_users: int, history_length: int) -> pa.Table:
+    """The same columns for users without interactions."""
+    nothing = np.zeros(num_users + 1, np.int32)
+    padding = np.zeros((num_users, history_length), np.int8)
+    return pa.Table.from_arrays(
+        [
+            pa.array(np.full(num_users, -1, np.int32)),
+            pa.ListArray.from_arrays(nothing, pa.array([], pa.int32())),
+            pa.ListArray.from_arrays(nothing, pa.array([], pa.int8())),
+            _fixed_lists(padding.astype(np.int32)),
+            _fixed_lists(padding),
+        ],
+        schema=past_schema(history_length),
+    )
+
+
+def _fixed_lists(values_BL: NDArray[np.generic]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(values_BL).ravel()), values_BL.shape[1]
+    )
