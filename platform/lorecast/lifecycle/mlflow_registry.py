@@ -1,0 +1,283 @@
+"""The registry in MLflow: SQLite in the workspace by default, any tracking server otherwise.
+
+MLflow is imported when it is first needed (seconds), told to be quiet, and kept from waiting: a
+server that does not answer is an error within seconds, not minutes. Credentials (in the address or
+in MLFLOW_TRACKING_*) never reach a message.
+"""
+
+import os
+import socket
+import sqlite3
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import lorecast
+from lorecast.config import ExperimentConfig
+from lorecast.errors import RegistryError
+from lorecast.lifecycle.registry import ModelVersion, RunRecord, unknown_model, unknown_version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_MODEL_CODE = Path(__file__).with_name("pyfunc.py")
+_MODEL, _BUNDLE = "model", "bundle"
+_SEAL = "lorecast.fingerprint"
+_CONNECT_TIMEOUT_S = 5.0
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""Ours unless the user set them."""
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_MAX_PARAMS, _MAX_METRICS = 100, 1000
+"""MLflow's limits of one request."""
+
+
+def open_registry(config: ExperimentConfig) -> "MLflowRegistry":
+    """The experiment's registry; nothing is contacted yet."""
+    workspace = Path(config.compute.workspace).absolute()
+    uri = config.registry.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return MLflowRegistry(
+        tracking_uri=uri or f"sqlite:///{workspace / 'mlflow.db'}",
+        experiment=config.registry.experiment,
+        artifacts=None if uri else workspace / "mlartifacts",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLflowRegistry:
+    """A `Registry` in MLflow."""
+
+    tracking_uri: str = field(repr=False)
+    experiment: str
+    artifacts: Path | None = None
+    """Where a new experiment keeps its files; none: the server decides."""
+
+    @property
+    def uri(self) -> str:
+        return _without_credentials(self.tracking_uri)
+
+    def find(self, model: str, fingerprint: str) -> ModelVersion | None:
+        database = self._database()
+        if database is not None:
+            number = _sealed_number(database, model, fingerprint)
+            return None if number is None else self.resolve(model, number)
+        with self._client() as client:
+            query = f"name = '{model}' and tag.`{_SEAL}` = '{fingerprint}'"
+            found = client.search_model_versions(query, max_results=1)
+            return self._version(client, model, found[0].version) if found else None
+
+    def knows(self, version: ModelVersion, fingerprint: str) -> bool:
+        """Whether `version` is there and sealed so; with SQLite, without MLflow's slow import."""
+        database = self._database()
+        if database is not None:
+            return _sealed_number(database, version.model, fingerprint) == version.number
+        found = self.find(version.model, fingerprint)
+        return found is not None and found.number == version.number
+
+    def add(self, model: str, bundle: Path, run: RunRecord) -> ModelVersion:
+        if (database := self._database()) is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        with self._client(create=True) as client:
+            started = client.create_run(
+                self._experiment_id(client), run_name=run.name, tags=dict(run.tags)
+            )
+            run_id = started.info.run_id
+            try:
+                _log(client, run_id, run)
+                with tempfile.TemporaryDirectory(prefix="lorecast-") as scratch:
+                    folder = _save_model(Path(scratch), bundle)
+                    client.log_artifacts(run_id, str(folder), _MODEL)
+                if not client.search_registered_models(f"name = '{model}'"):
+                    client.create_registered_model(model)
+                created = client.create_model_version(
+                    model, f"{started.info.artifact_uri}/{_MODEL}", run_id, tags=dict(run.tags)
+                )
+            except BaseException:
+                client.set_terminated(run_id, "FAILED")
+                raise
+            client.set_terminated(run_id)
+            return ModelVersion(model=model, number=int(created.version), run_id=run_id)
+
+    def aliases(self, model: str) -> Mapping[str, int]:
+        with self._client() as client:
+            return self._aliases(client, model)
+
+    def set_alias(self, version: ModelVersion, alias: str) -> None:
+        with self._client() as client:
+            client.set_registered_model_alias(version.model, alias, str(version.number))
+
+    def seal(self, version: ModelVersion, fingerprint: str) -> None:
+        with self._client() as client:
+            client.set_model_version_tag(version.model, str(version.number), _SEAL, fingerprint)
+
+    def resolve(self, model: str, selector: str | int) -> ModelVersion:
+        with self._client() as client:
+            if isinstance(selector, int):
+                return self._version(client, model, selector)
+            aliases = self._aliases(client, model)
+            if selector not in aliases:
+                raise unknown_version(model, selector, list(aliases))
+            return self._version(client, model, aliases[selector])
+
+    def download(self, version: ModelVersion, folder: Path) -> None:
+        with self._client() as client, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            from mlflow.artifacts import download_artifacts
+
+            source = client.get_model_version_download_uri(version.model, str(version.number))
+            fetched = download_artifacts(
+                artifact_uri=f"{source}/artifacts",
+                dst_path=scratch,
+                tracking_uri=self.tracking_uri,
+            )
+            (bundle,) = Path(fetched).iterdir()
+            bundle.rename(folder)
+
+    def _version(self, client: "MlflowClient", model: str, number: int) -> ModelVersion:
+        aliases = self._aliases(client, model)
+        found = client.search_model_versions(f"name = '{model}'")
+        runs = {int(version.version): version.run_id for version in found}
+        if number not in runs:
+            raise unknown_version(model, number, list(runs))
+        names = sorted(alias for alias, target in aliases.items() if target == number)
+        return ModelVersion(model=model, number=number, run_id=runs[number], aliases=tuple(names))
+
+    def _aliases(self, client: "MlflowClient", model: str) -> dict[str, int]:
+        found = client.search_registered_models(f"name = '{model}'")
+        if not found:
+            known = [registered.name for registered in client.search_registered_models()]
+            raise unknown_model(self.uri, model, known)
+        return {alias: int(number) for alias, number in found[0].aliases.items()}
+
+    def _experiment_id(self, client: "MlflowClient") -> str:
+        known = client.get_experiment_by_name(self.experiment)
+        if known is not None:
+            return str(known.experiment_id)
+        location = None if self.artifacts is None else self.artifacts.as_uri()
+        return str(client.create_experiment(self.experiment, artifact_location=location))
+
+    def _database(self) -> Path | None:
+        """The file of a SQLite store; none if it is something else."""
+        scheme, _, path = self.tracking_uri.partition(":///")
+        return Path(path) if scheme == "sqlite" else None
+
+    @contextmanager
+    def _client(self, *, create: bool = False) -> Iterator["MlflowClient"]:
+        """MLflow's client; what goes wrong inside becomes a RegistryError.
+
+        Without `create` a SQLite store must exist: MLflow would make one by merely looking.
+        """
+        database = self._database()
+        if database is not None and not create and not database.exists():
+            raise RegistryError(f"{database}: no registry here yet; `lorecast run` makes one")
+        self._probe()
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import mlflow
+            from mlflow.exceptions import MlflowException
+            from sqlalchemy.exc import SQLAlchemyError
+
+            try:
+                yield mlflow.MlflowClient(self.tracking_uri, self.tracking_uri)
+            except (MlflowException, SQLAlchemyError, OSError) as error:
+                reason = _redact(str(error), self.tracking_uri).strip().split("\n")[0]
+                raise RegistryError(f"MLflow at {self.uri}: {reason}") from None
+
+    def _probe(self) -> None:
+        """Fails fast where MLflow would retry for minutes."""
+        address = urlsplit(self.tracking_uri)
+        port = address.port or _PORTS.get(address.scheme.partition("+")[0])
+        if not address.hostname or port is None:
+            return
+        try:
+            socket.create_connection((address.hostname, port), _CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise RegistryError(
+                f"MLflow at {self.uri} does not answer ({error.strerror or error}): start it, or "
+                "name another in registry.tracking_uri or MLFLOW_TRACKING_URI"
+            ) from None
+
+
+def _log(client: "MlflowClient", run_id: str, run: RunRecord) -> None:
+    from mlflow.entities import Metric, Param
+
+    now_ms = int(time.time() * 1000)
+    params = [Param(key, value) for key, value in run.params.items()]
+    metrics = [Metric(key, value, now_ms, 0) for key, value in run.metrics.items()]
+    for epoch, figures in enumerate(run.curves):
+        metrics += [Metric(key, value, now_ms, epoch) for key, value in figures.items()]
+    for chunk in _chunks(params, _MAX_PARAMS):
+        client.log_batch(run_id, params=chunk)
+    for chunk in _chunks(metrics, _MAX_METRICS):
+        client.log_batch(run_id, metrics=chunk)
+    for plot in run.plots:
+        client.log_artifact(run_id, str(plot), "plots")
+
+
+def _chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _save_model(folder: Path, bundle: Path) -> Path:
+    """The bundle as an MLflow model: our code by file, no pickle."""
+    from mlflow.models import ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, Schema
+
+    target = folder / _MODEL
+    save_model(
+        path=str(target),
+        python_model=str(_MODEL_CODE),
+        artifacts={_BUNDLE: str(bundle)},
+        pip_requirements=[f"lorecast=={lorecast.__version__}"],
+        signature=ModelSignature(
+            Schema([ColSpec("string", "user_id"), ColSpec("string", "item_id")]),
+            Schema([ColSpec("float", "score")]),
+        ),
+    )
+    return target
+
+
+def _sealed_number(database: Path, model: str, fingerprint: str) -> int | None:
+    """MLflow's own table of tags, read directly."""
+    if not database.exists():
+        return None
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            row = connection.execute(
+                "SELECT version FROM model_version_tags WHERE name = ? AND key = ? AND value = ?",
+                (model, _SEAL, fingerprint),
+            ).fetchone()
+        except sqlite3.DatabaseError:
+            return None
+    return None if row is None else int(row[0])
+
+
+def _without_credentials(uri: str) -> str:
+    address = urlsplit(uri)
+    if address.username is None and address.password is None:
+        return uri
+    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+
+
+def _redact(text: str, uri: str) -> str:
+    secrets = [os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("TOKEN", "PASSWORD")]
+    secrets.append(urlsplit(uri).password)
+    text = text.replace(uri, _without_credentials(uri))
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text

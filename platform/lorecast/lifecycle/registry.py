@@ -1,0 +1,183 @@
+"""Where runs and model versions are kept: a small protocol, the rule of aliases, a twin in memory.
+
+A version is one bundle under a model's name, numbered from 1 and never changed. Aliases point at
+versions and move: `challenger` is the latest, `champion` the one that serves. Whoever loads a model
+resolves the alias to a number once and loads by number.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from lorecast.config import ExperimentConfig
+from lorecast.errors import RegistryError
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What is kept of a training, beside its bundle."""
+
+    name: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    curves: Sequence[Mapping[str, float]]
+    """Metrics of each epoch, in order."""
+    tags: Mapping[str, str]
+    plots: Sequence[Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """One registered bundle."""
+
+    model: str
+    number: int
+    run_id: str
+    aliases: tuple[str, ...] = ()
+    """Those that point at it now, in name order."""
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.number}"
+
+
+class Registry(Protocol):
+    """A store of runs and versions. Every method raises RegistryError if it cannot answer."""
+
+    @property
+    def uri(self) -> str:
+        """Its address, free of credentials."""
+
+    def find(self, model: str, fingerprint: str) -> ModelVersion | None:
+        """The version sealed with `fingerprint`, if there is one."""
+
+    def add(self, model: str, bundle: Path, run: RunRecord) -> ModelVersion:
+        """Logs the run and stores the folder `bundle` as the next version of `model`."""
+
+    def aliases(self, model: str) -> Mapping[str, int]:
+        """Alias to version number."""
+
+    def set_alias(self, version: ModelVersion, alias: str) -> None:
+        """Points `alias` at `version`, away from wherever it pointed."""
+
+    def seal(self, version: ModelVersion, fingerprint: str) -> None:
+        """Marks `version` complete; from now on `find` knows it."""
+
+    def resolve(self, model: str, selector: str | int) -> ModelVersion:
+        """The version with this number, or the one this alias points at."""
+
+    def download(self, version: ModelVersion, folder: Path) -> None:
+        """Copies the version's bundle to `folder`, which must not exist."""
+
+
+def enrol(
+    registry: Registry, model: str, bundle: Path, run: RunRecord, fingerprint: str
+) -> ModelVersion:
+    """The version of `model` with this fingerprint, registered if there is none yet.
+
+    A new version becomes `challenger`, and `champion` if the model has none. It is sealed last: a
+    registration that broke off is never found and leaves an unsealed version behind.
+    """
+    known = registry.find(model, fingerprint)
+    if known is None:
+        version = registry.add(model, bundle, run)
+        registry.set_alias(version, CHALLENGER)
+        if CHAMPION not in registry.aliases(model):
+            registry.set_alias(version, CHAMPION)
+        registry.seal(version, fingerprint)
+        known = registry.resolve(model, version.number)
+    return known
+
+
+def model_name(config: ExperimentConfig) -> str:
+    """The registered model of an experiment."""
+    return config.registry.model_name.replace("{name}", config.name)
+
+
+def parse_reference(text: str) -> tuple[str, str | int]:
+    """(model, alias or number) of `models:/NAME@ALIAS` or `models:/NAME/NUMBER`."""
+    scheme, _, path = text.partition(":/")
+    model, at, alias = path.partition("@")
+    if scheme == "models" and at and model and alias:
+        return model, alias
+    model, _, number = path.rpartition("/")
+    if scheme == "models" and model and number.isdecimal():
+        return model, int(number)
+    raise RegistryError(
+        f"{text!r} names no model version: write models:/NAME@ALIAS or models:/NAME/NUMBER"
+    )
+
+
+def unknown_model(uri: str, model: str, known: Sequence[str]) -> RegistryError:
+    """The error for a name that `uri` does not have."""
+    names = f"there are: {', '.join(sorted(known))}" if known else "it has none yet"
+    return RegistryError(f"no model {model!r} in {uri}; {names}; `lorecast run` registers one")
+
+
+def unknown_version(model: str, selector: str | int, known: Sequence[str | int]) -> RegistryError:
+    """The error for an alias or number that `model` does not have."""
+    kind = "version" if isinstance(selector, int) else "alias"
+    names = ", ".join(str(name) for name in sorted(known)) or "none"
+    return RegistryError(f"model {model!r} has no {kind} {selector!r}; it has: {names}")
+
+
+@dataclass(kw_only=True)
+class _Stored:
+    version: ModelVersion
+    bundle: Path
+    run: RunRecord
+    fingerprint: str | None = None
+
+
+@dataclass
+class InMemoryRegistry:
+    """A registry that lives as long as the process; bundles stay where they are."""
+
+    uri: str = "memory"
+    _models: dict[str, list[_Stored]] = field(default_factory=dict)
+    _aliases: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def find(self, model: str, fingerprint: str) -> ModelVersion | None:
+        for stored in self._models.get(model, []):
+            if stored.fingerprint == fingerprint:
+                return self.resolve(model, stored.version.number)
+        return None
+
+    def add(self, model: str, bundle: Path, run: RunRecord) -> ModelVersion:
+        versions = self._models.setdefault(model, [])
+        number = len(versions) + 1
+        version = ModelVersion(model=model, number=number, run_id=f"{model}-{number}")
+        versions.append(_Stored(version=version, bundle=bundle, run=run))
+        return version
+
+    def aliases(self, model: str) -> Mapping[str, int]:
+        if model not in self._models:
+            raise unknown_model(self.uri, model, list(self._models))
+        return dict(self._aliases.get(model, {}))
+
+    def set_alias(self, version: ModelVersion, alias: str) -> None:
+        self._aliases.setdefault(version.model, {})[alias] = version.number
+
+    def seal(self, version: ModelVersion, fingerprint: str) -> None:
+        self._stored(version.model, version.number).fingerprint = fingerprint
+
+    def resolve(self, model: str, selector: str | int) -> ModelVersion:
+        aliases = self.aliases(model)
+        if isinstance(selector, str) and selector not in aliases:
+            raise unknown_version(model, selector, list(aliases))
+        number = aliases[selector] if isinstance(selector, str) else selector
+        names = sorted(alias for alias, target in aliases.items() if target == number)
+        return replace(self._stored(model, number).version, aliases=tuple(names))
+
+    def download(self, version: ModelVersion, folder: Path) -> None:
+        shutil.copytree(self._stored(version.model, version.number).bundle, folder)
+
+    def _stored(self, model: str, number: int) -> _Stored:
+        versions = self._models[model]
+        if not 1 <= number <= len(versions):
+            raise unknown_version(model, number, range(1, len(versions) + 1))
+        return versions[number - 1]
