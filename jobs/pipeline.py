@@ -90,17 +90,22 @@ class Pipeline:
 
     @cached_property
     def _trained(self) -> tuple[Trained, ...]:
+        vectors = {
+            strategy: self._vectors(strategy) for strategy in self.config.training.strategies
+        }
         return tuple(
-            self._train_one(strategy, seed)
+            self._train_one(strategy, seed, vectors[strategy])
             for seed in self.config.training.seeds
             for strategy in self.config.training.strategies
         )
 
-    def _train_one(self, strategy: Strategy, seed: int) -> Trained:
+    def _vectors(self, strategy: Strategy) -> VectorsTable | None:
+        return None if strategy == "base" else VectorsTable.open(self._encoded.path)
+
+    def _train_one(self, strategy: Strategy, seed: int, vectors: VectorsTable | None) -> Trained:
         from lorecast.jobs import train
 
         dataset = self.dataset
-        vectors = None if strategy == "base" else VectorsTable.open(self._encoded.path)
         artifact = self._timed(
             "train",
             lambda: train.run(self.config, dataset, vectors, strategy, seed, self.console),
@@ -113,11 +118,12 @@ class Pipeline:
         from lorecast.jobs import register
 
         best = self.best()
-        vectors = None if best.strategy == "base" else VectorsTable.open(self._encoded.path)
+        vectors = self._vectors(best.strategy)
+        knowledge = self._generated if vectors else None
         return self._timed(
             "register",
             lambda: register.run(
-                self.config, best.artifact, self.dataset, vectors, self._generated, self.console
+                self.config, best.artifact, self.dataset, vectors, knowledge, self.console
             ),
             _registered,
         )
