@@ -1,0 +1,69 @@
+"""DIN: the history, weighed by how each step relates to the target (Zhou et al. 2018).
+
+As in KAR's code, but for Dice: running statistics, and padded steps do not enter them.
+
+Shapes: B batch, L history, V the batch's real history steps, N/M/X fields, E embedding width,
+W = N·E an item's width, H hidden width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from lorecast.config import ModelConfig
+from lorecast.models.inputs import FieldCounts, Fields
+from lorecast.models.layers import Dice, linear, mlp
+
+
+class DIN(nn.Module):
+    """Logits from the target, the attended history and the extra fields."""
+
+    def __init__(self, config: ModelConfig, counts: FieldCounts) -> None:
+        super().__init__()
+        width = counts.target * counts.dim
+        self.step = linear(counts.history * counts.dim, width)
+        self.attention = TargetAttention(width, config.attention_hidden)
+        self.head = mlp(2 * width + counts.extra * counts.dim, config.mlp_hidden, config.dropout)
+
+    def forward(self, fields: Fields) -> Tensor:
+        """logit_B."""
+        target_BW = fields.target_BNE.flatten(1)
+        steps_BLW = self.step(fields.history_BLME.flatten(2))
+        interest_BW = self.attention(target_BW, steps_BLW, fields.mask_BL)
+        features = [interest_BW, target_BW, fields.extra_BXE.flatten(1)]
+        logit_B: Tensor = self.head(torch.cat(features, dim=1)).squeeze(1)
+        return logit_B
+
+
+class TargetAttention(nn.Module):
+    """Sum of the steps, each times MLP([q, h, q−h, q∘h]); no softmax, as published.
+
+    With W = [Wq, Wh, Wd, Wp] the first layer is (Wq + Wd)q + (Wh − Wd)h + Wp(q∘h): the same
+    function without the (B, L, 4W) tensor.
+    """
+
+    def __init__(self, width: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        first, *rest = hidden
+        self.first = linear(4 * width, first)
+        self.rest = nn.Sequential(Dice(first))
+        for outputs in rest:
+            self.rest.extend([linear(first, outputs), Dice(outputs)])
+            first = outputs
+        self.rest.append(linear(first, 1))
+
+    def forward(self, query_BW: Tensor, steps_BLW: Tensor, mask_BL: Tensor) -> Tensor:
+        """interest_BW; zero where a history is empty."""
+        query_HW, step_HW, difference_HW, product_HW = self.first.weight.chunk(4, dim=1)
+        by_query_BH = F.linear(query_BW, query_HW + difference_HW, self.first.bias)
+        by_step_BLH = F.linear(steps_BLW, step_HW - difference_HW)
+        by_product_BLH = F.linear(query_BW[:, None] * steps_BLW, product_HW)
+        first_BLH = by_query_BH[:, None] + by_step_BLH + by_product_BLH
+
+        real_V = mask_BL.flatten().nonzero().squeeze(1)
+        score_V = self.rest(first_BLH.flatten(0, 1).index_select(0, real_V)).squeeze(1)
+        score_BL = torch.zeros_like(mask_BL, dtype=score_V.dtype)
+        score_BL = score_BL.flatten().index_copy(0, real_V, score_V).view_as(mask_BL)
+        return torch.bmm(score_BL[:, None], steps_BLW).squeeze(1)

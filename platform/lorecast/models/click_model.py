@@ -1,0 +1,99 @@
+"""The click model: feature embeddings, an extractor of knowledge if there is any, a backbone.
+
+Shapes: B batch, C chunks of knowledge.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lorecast.config import ModelConfig
+from lorecast.data.dataset import FeatureSchema
+from lorecast.models.backbones.din import DIN
+from lorecast.models.extractors.kser import KSER
+from lorecast.models.features import FeatureEmbedding
+from lorecast.models.inputs import Batch, Fields
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather
+
+_BACKBONES = {"din": DIN}
+"""Name in the experiment to module: made of (ModelConfig, FieldCounts), Fields to logit_B."""
+_EXTRACTORS = {"kser": KSER}
+"""Name to module: made of (ModelConfig, KnowledgeShape, FieldCounts), see `KSER.forward`."""
+
+
+class ClickModel(nn.Module):
+    """Predicts clicks from rows of samples; without `knowledge` it is the bare backbone.
+
+    Call `attach` before the first batch: what it sets is data, not weights, and stays out of
+    `state_dict`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, schema: FeatureSchema, knowledge: KnowledgeShape | None
+    ) -> None:
+        super().__init__()
+        self.features = FeatureEmbedding(schema, config.embedding_dim)
+        counts = self.features.counts
+        self.extractor = (
+            _EXTRACTORS[config.extractor](config, knowledge, counts) if knowledge else None
+        )
+        if self.extractor:
+            counts = counts._replace(extra=counts.extra + self.extractor.num_fields)
+        self.backbone = _BACKBONES[config.backbone](config, counts)
+        self._config, self._schema, self._knowledge = config, schema, knowledge
+        self._vectors: ChunkVectors | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values from which `from_description` makes the same model, weights apart."""
+        return {
+            "model": self._config.model_dump(mode="json"),
+            "schema": asdict(self._schema),
+            "knowledge": self._knowledge.to_dict() if self._knowledge else None,
+        }
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Self:
+        """A model with fresh weights. Raises KeyError or ValueError on a foreign description."""
+        shape = description["knowledge"]
+        return cls(
+            ModelConfig.model_validate(description["model"]),
+            FeatureSchema(**description["schema"]),
+            KnowledgeShape.from_dict(shape) if shape else None,
+        )
+
+    def attach(
+        self,
+        item_codes: NDArray[np.int32],
+        user_codes: NDArray[np.int32],
+        vectors: ChunkVectors | None,
+    ) -> None:
+        """Sets what batches refer to: category codes by row (see `Dataset.feature_codes`) and the
+        stored vectors, which the model reads where they lie."""
+        assert (vectors is None) == (self._knowledge is None), "vectors and knowledge go together"
+        self.features.attach(item_codes, user_codes)
+        self._vectors = vectors
+
+    def forward(self, batch: Batch) -> Tensor:
+        """logit_B."""
+        fields = self.features(batch)
+        if self.extractor:
+            extra_B2E, _ = self._extract(fields, batch)
+            fields = fields.with_extra(extra_B2E)
+        logit_B: Tensor = self.backbone(fields)
+        return logit_B
+
+    def gates(self, batch: Batch) -> Tensor:
+        """gate_BC: ESFNet's weights, in the order of `KnowledgeShape.all_chunks`; 0: no text."""
+        assert self.extractor, "a bare backbone has no gates"
+        return self._extract(self.features(batch), batch)[1]
+
+    def _extract(self, fields: Fields, batch: Batch) -> tuple[Tensor, Tensor]:
+        assert self.extractor
+        assert self._knowledge
+        assert self._vectors, "attach the vectors first"
+        extra_B2E, gate_BC = self.extractor(fields, gather(self._vectors, self._knowledge, batch))
+        return extra_B2E, gate_BC

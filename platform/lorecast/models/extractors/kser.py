@@ -1,0 +1,203 @@
+"""KSER: ESFNet weighs chunks of knowledge, attention aligns them with the recommender's features.
+
+After Wang et al. 2025 (arXiv 2508.07223), which prints no equations; these are our reading. A chunk
+is one text (one factor of one field). Pooled form: two more fields for any backbone, one from the
+queries of the target's fields, one from those of the history and the user.
+
+Shapes: B batch, U distinct entities, C chunks of both sides in a row, F fields of knowledge,
+D encoder width, d work width, Q queries (the recommender's fields), E their width, h heads.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from lorecast.config import ModelConfig, Side
+from lorecast.models.inputs import FieldCounts, Fields
+from lorecast.models.knowledge import KnowledgeShape, SideKnowledge
+from lorecast.models.layers import linear, zero_linear
+
+
+class KSER(nn.Module):
+    """Two extra fields from a batch's knowledge, and the gates that were set on its chunks."""
+
+    num_fields = 2
+
+    def __init__(self, model: ModelConfig, shape: KnowledgeShape, counts: FieldCounts) -> None:
+        super().__init__()
+        config = model.kser
+        chunks = shape.all_chunks
+        fields = list(dict.fromkeys((side, chunk.field) for side, chunk in chunks))
+        field_C = [fields.index((side, chunk.field)) for side, chunk in chunks]
+        num_queries = counts.target + counts.history + counts.extra
+        self._num_target = counts.target
+        self.project = nn.ModuleDict()
+        for side in shape.sides:
+            own = list(dict.fromkeys(chunk.field for chunk in shape.chunks(side)))
+            field_of_chunk = [own.index(chunk.field) for chunk in shape.chunks(side)]
+            self.project[side] = ChunkProjection(shape.dim, config.dim, field_of_chunk)
+        self.filter = ESFNet(field_C, config.dim, num_queries * counts.dim, config.gate_hidden)
+        widths = [counts.dim, *[config.dim] * (config.layers - 1)]
+        self.align = nn.ModuleList(
+            Alignment(width, config.dim, config.heads, config.dropout) for width in widths
+        )
+        self.output = linear(config.dim, counts.dim)
+
+    def forward(
+        self, fields: Fields, knowledge: Mapping[Side, SideKnowledge]
+    ) -> tuple[Tensor, Tensor]:
+        """(extra_B2E, gate_BC). A gate is 0 where there is no text."""
+        query_BQE = _queries(fields)
+        chunk_BCd, mask_BC = self._chunks(knowledge)
+        gate_BC = self.filter(chunk_BCd, mask_BC, query_BQE.detach().flatten(1))
+        chunk_BCd = chunk_BCd * gate_BC[:, :, None]
+        aligned_BQd = query_BQE
+        for layer in self.align:
+            aligned_BQd = layer(aligned_BQd, chunk_BCd, mask_BC)
+        target_BQd, behaviour_BQd = aligned_BQd.tensor_split([self._num_target], dim=1)
+        pooled_B2d = torch.stack([target_BQd.mean(1), behaviour_BQd.mean(1)], dim=1)
+        return self.output(pooled_B2d), gate_BC
+
+    def _chunks(self, knowledge: Mapping[Side, SideKnowledge]) -> tuple[Tensor, Tensor]:
+        """Work-space chunks of both sides, projected once a distinct entity."""
+        chunks, masks = [], []
+        for side, project in self.project.items():
+            known = knowledge[side]  # type: ignore[index]
+            chunks.append(project(known.vector_UCD).index_select(0, known.entity_B))
+            masks.append(known.mask_UC.index_select(0, known.entity_B))
+        return torch.cat(chunks, dim=1), torch.cat(masks, dim=1)
+
+
+class FieldLinear(nn.Module):
+    """A Linear of its own for the chunks of each field."""
+
+    field_C: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, field_C: Sequence[int], *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        maps = [linear(inputs, outputs) for _ in range(max(field_C) + 1)]
+        self.weight_FIO = nn.Parameter(torch.stack([m.weight.detach().T for m in maps]))
+        self.bias_FO = nn.Parameter(torch.zeros(len(maps), outputs)) if bias else None
+        self.register_buffer("field_C", torch.tensor(field_C), persistent=False)
+
+    def forward(self, chunk_BCI: Tensor) -> Tensor:
+        """chunk_BCO."""
+        weight_CIO = self.weight_FIO.index_select(0, self.field_C)
+        mapped_CBO = torch.bmm(chunk_BCI.transpose(0, 1), weight_CIO)
+        if self.bias_FO is not None:
+            mapped_CBO = mapped_CBO + self.bias_FO.index_select(0, self.field_C)[:, None]
+        return mapped_CBO.transpose(0, 1)
+
+
+class ChunkProjection(nn.Module):
+    """x = LayerNorm(P_f k + b_f) + t_c, where t_c tells a chunk from the others of its entity."""
+
+    def __init__(self, dim: int, width: int, field_C: Sequence[int]) -> None:
+        super().__init__()
+        self.map = FieldLinear(dim, width, field_C)
+        self.norm = nn.LayerNorm(width)
+        self.type_Cd = nn.Parameter(torch.empty(len(field_C), width))
+        nn.init.normal_(self.type_Cd, std=0.02)
+
+    def forward(self, vector_UCD: Tensor) -> Tensor:
+        """chunk_UCd."""
+        chunk_UCd: Tensor = self.norm(self.map(vector_UCD)) + self.type_Cd
+        return chunk_UCd
+
+
+class ESFNet(nn.Module):
+    """A gate in (0, 2) a chunk, from the chunk, from all other chunks and from the context.
+
+    All gates start at 1. The context carries no gradient, so gates cannot bend the embeddings.
+    """
+
+    field_C: Tensor
+    member_FC: Tensor
+
+    def __init__(self, field_C: Sequence[int], width: int, context: int, hidden: int) -> None:
+        super().__init__()
+        num_fields, num_chunks = max(field_C) + 1, len(field_C)
+        member_FC = F.one_hot(torch.tensor(field_C), num_fields).T.float()
+        self.register_buffer("field_C", torch.tensor(field_C), persistent=False)
+        self.register_buffer("member_FC", member_FC, persistent=False)
+        self.summary = FieldLinear(width, width, field_C)
+        self.squeeze_Fd = nn.Parameter(torch.empty(num_fields, width))
+        nn.init.xavier_normal_(self.squeeze_Fd)
+        self.excite = linear(num_chunks + num_fields * width + context, hidden)
+        self.by_all = zero_linear(hidden, num_chunks)
+        self.own_chunk = FieldLinear(width, width, field_C)
+        self.own_context = linear(context, num_fields * width, bias=False)
+        self.by_own_Fd = nn.Parameter(torch.zeros(num_fields, width))
+
+    def forward(self, chunk_BCd: Tensor, mask_BC: Tensor, context_BK: Tensor) -> Tensor:
+        """gate_BC, 0 where the mask is False."""
+        present_BC = mask_BC.float()
+        squeeze_Cd = self.squeeze_Fd.index_select(0, self.field_C)
+        squeezed_BC = (self.summary(chunk_BCd).tanh() * squeeze_Cd).sum(2) * present_BC
+        share_BFC = present_BC[:, None] * self.member_FC
+        share_BFC = share_BFC / share_BFC.sum(2, keepdim=True).clamp(min=1)
+        mean_BFd = torch.bmm(share_BFC, chunk_BCd)
+        everything_BK = torch.cat([squeezed_BC, mean_BFd.flatten(1), context_BK], dim=1)
+        by_all_BC = self.by_all(torch.relu(self.excite(everything_BK)))
+
+        context_BFd = self.own_context(context_BK).view(-1, *self.by_own_Fd.shape)
+        own_BCd = self.own_chunk(chunk_BCd) + context_BFd.index_select(1, self.field_C)
+        by_own_Cd = self.by_own_Fd.index_select(0, self.field_C)
+        by_own_BC = (torch.relu(own_BCd) * by_own_Cd).sum(2)
+        gate_BC: Tensor = 2 * torch.sigmoid(by_all_BC + by_own_BC) * present_BC
+        return gate_BC
+
+
+class Alignment(nn.Module):
+    """One layer of cross-attention: queries of the recommender read chunks of knowledge.
+
+    A learned key of value zero lets a query ignore all knowledge; keys and values have no bias, so
+    a muted chunk says nothing.
+    """
+
+    def __init__(self, queries: int, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self._heads = heads
+        self._dropout = dropout
+        self.query = linear(queries, width)
+        self.key = linear(width, width, bias=False)
+        self.value = linear(width, width, bias=False)
+        self.no_op_key_d = nn.Parameter(torch.zeros(width))
+        self.merge = linear(width, width)
+        self.residual = linear(queries, width)
+        self.norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            linear(width, 4 * width), nn.GELU(), linear(4 * width, width), nn.Dropout(dropout)
+        )
+        self.feed_forward_norm = nn.LayerNorm(width)
+
+    def forward(self, query_BQE: Tensor, chunk_BCd: Tensor, mask_BC: Tensor) -> Tensor:
+        """aligned_BQd."""
+        no_op_B1d = self.no_op_key_d.expand(len(chunk_BCd), 1, -1)
+        attended_BhQe = F.scaled_dot_product_attention(
+            self._split(self.query(query_BQE)),
+            self._split(torch.cat([self.key(chunk_BCd), no_op_B1d], dim=1)),
+            self._split(F.pad(self.value(chunk_BCd), (0, 0, 0, 1))),
+            attn_mask=F.pad(mask_BC, (0, 1), value=True)[:, None, None],
+            dropout_p=self._dropout if self.training else 0.0,
+        )
+        read_BQd = self.merge(attended_BhQe.transpose(1, 2).flatten(2))
+        aligned_BQd = self.norm(self.residual(query_BQE) + read_BQd)
+        result_BQd: Tensor = self.feed_forward_norm(aligned_BQd + self.feed_forward(aligned_BQd))
+        return result_BQd
+
+    def _split(self, x_BSd: Tensor) -> Tensor:
+        B, S, _ = x_BSd.shape
+        return x_BSd.view(B, S, self._heads, -1).transpose(1, 2)
+
+
+def _queries(fields: Fields) -> Tensor:
+    """The target's fields, the history's averaged over its real steps, the user's: query_BQE."""
+    B, _, M, E = fields.history_BLME.shape
+    share_B1L = (fields.mask_BL / fields.mask_BL.sum(1, keepdim=True).clamp(min=1))[:, None]
+    history_BME = torch.bmm(share_B1L, fields.history_BLME.flatten(2)).view(B, M, E)
+    return torch.cat([fields.target_BNE, history_BME, fields.extra_BXE], dim=1)

@@ -1,0 +1,95 @@
+"""Knowledge as models see it: its shape, and the stored vectors of a batch's users and items.
+
+Shapes: B batch, U distinct users or items of it, C chunks, D encoder width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorecast.config import Side
+from lorecast.models.inputs import Batch
+
+SIDES: tuple[Side, Side] = ("item", "user")
+"""Order of the sides wherever their chunks stand in a row."""
+
+
+class Chunk(NamedTuple):
+    """A place in an entity's knowledge: one factor of one field."""
+
+    field: str
+    factor: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeShape:
+    """Which chunks each side has, and how wide their vectors are."""
+
+    dim: int
+    item_chunks: tuple[Chunk, ...] = field(default=())
+    user_chunks: tuple[Chunk, ...] = field(default=())
+
+    def chunks(self, side: Side) -> tuple[Chunk, ...]:
+        """The chunks of one side, in the order of its vectors."""
+        return self.item_chunks if side == "item" else self.user_chunks
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides that have knowledge."""
+        return tuple(side for side in SIDES if self.chunks(side))
+
+    @property
+    def all_chunks(self) -> tuple[tuple[Side, Chunk], ...]:
+        """Every chunk with its side: the order of C where sides stand in a row."""
+        return tuple((side, chunk) for side in self.sides for chunk in self.chunks(side))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The shape that `to_dict` wrote."""
+        sides = {
+            key: tuple(Chunk(*chunk) for chunk in values[key])
+            for key in ("item_chunks", "user_chunks")
+        }
+        return cls(dim=values["dim"], **sides)
+
+
+class ChunkVectors(Protocol):
+    """A store of vectors by row, such as the vectors table; arrays may be memory-mapped."""
+
+    def vectors(self, side: Side) -> NDArray[np.float16]:
+        """[rows + 1, C, D]."""
+
+    def mask(self, side: Side) -> NDArray[np.bool_]:
+        """[rows + 1, C], True where there is a text."""
+
+
+class SideKnowledge(NamedTuple):
+    """One side's knowledge of a batch, each distinct entity once."""
+
+    vector_UCD: Tensor
+    mask_UC: Tensor
+    entity_B: Tensor
+    """For each sample, its entity's place in U."""
+
+
+def gather(vectors: ChunkVectors, shape: KnowledgeShape, batch: Batch) -> dict[Side, SideKnowledge]:
+    """Reads the batch's rows of the tables, each distinct row once."""
+    rows = {"item": batch.item_row_B, "user": batch.user_row_B}
+    gathered: dict[Side, SideKnowledge] = {}
+    for side in shape.sides:
+        row_U, entity_B = torch.unique(rows[side], return_inverse=True)
+        place_U = row_U.cpu().numpy()
+        vector_UCD = torch.from_numpy(vectors.vectors(side).take(place_U, axis=0))
+        mask_UC = torch.from_numpy(vectors.mask(side).take(place_U, axis=0))
+        device = row_U.device
+        gathered[side] = SideKnowledge(vector_UCD.to(device).float(), mask_UC.to(device), entity_B)
+    return gathered

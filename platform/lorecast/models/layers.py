@@ -1,0 +1,57 @@
+"""Layers that backbones and extractors share. Weights start Xavier-normal, biases at zero."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """A Linear with the house's start values."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.xavier_normal_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A Linear that starts at zero, so that what it adds starts as nothing."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(inputs: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    """Linear, ReLU and dropout for each hidden width, then one logit."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [linear(inputs, width), nn.ReLU(), nn.Dropout(dropout)]
+        inputs = width
+    return nn.Sequential(*layers, linear(inputs, 1))
+
+
+class Dice(nn.Module):
+    """Activation of DIN: between x and αx, by how x lies among its batch; α starts at 0.
+
+    Statistics are the batch's in training and running ones otherwise, so that a score does not
+    depend on the batch it is computed in. Rows are samples or steps; leave padding out.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, width: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("var", torch.ones(width))
+        self._momentum = momentum
+
+    def forward(self, x_RH: Tensor) -> Tensor:
+        """The activated rows, same shape."""
+        by_batch = self.training and len(x_RH) > 1
+        z_RH = F.batch_norm(x_RH, self.mean, self.var, training=by_batch, momentum=self._momentum)
+        return x_RH * (self.alpha + (1 - self.alpha) * torch.sigmoid(z_RH))
