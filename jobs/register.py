@@ -1,0 +1,108 @@
+"""Stage register: the trained model's bundle becomes a version in the registry.
+
+    workspace/register/<name>-<fingerprint8>/bundle/    the very folder that was registered
+
+The manifest says which version. If the registry does not know it (another one was configured, or
+its database deleted) it is registered there: the artifact never speaks of a version that is not.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lorecast.artifacts import MANIFEST, Artifact, StageSpec, build, find
+from lorecast.config import ExperimentConfig
+from lorecast.data.dataset import Dataset
+from lorecast.encoding.vectors import VectorsTable
+from lorecast.jobs.console import Console
+from lorecast.lifecycle.bundle import write_bundle
+from lorecast.lifecycle.mlflow_registry import MLflowRegistry, open_registry
+from lorecast.lifecycle.registry import ModelVersion, RunRecord, enrol, model_name
+
+_PLOTS = ("curves.png", "gates.png")
+
+
+def run(
+    config: ExperimentConfig,
+    trained: Artifact,
+    dataset: Dataset,
+    vectors: VectorsTable | None,
+    knowledge: Artifact | None,
+    console: Console,
+) -> Artifact:
+    """Registers `trained` once. Facts: model_name, version, run_id, aliases, tracking_uri.
+
+    `aliases` are those that pointed at it then. Raises RegistryError; the trained model stays.
+    """
+    registry, model = open_registry(config), model_name(config)
+    spec = StageSpec(
+        stage="register",
+        name=config.name,
+        identity={"model_name": model},
+        inputs={"trained": trained.fingerprint},
+    )
+    workspace = Path(config.compute.workspace)
+    known = find(workspace, spec)
+    if known is not None:
+        if _still_there(registry, known):
+            return known
+        console.note(f"{registry.uri} does not have this model: registering it there")
+        (known.path / MANIFEST).unlink()
+    with build(workspace, spec) as draft:
+        bundle = draft.path / "bundle"
+        write_bundle(bundle, trained, dataset, vectors)
+        run = _record(config, trained, bundle, knowledge)
+        version = enrol(registry, model, bundle, run, spec.fingerprint)
+        draft.facts.update(
+            model_name=version.model,
+            version=version.number,
+            run_id=version.run_id,
+            aliases=list(version.aliases),
+            tracking_uri=registry.uri,
+        )
+    return Artifact.open(draft.path)
+
+
+def _still_there(registry: MLflowRegistry, artifact: Artifact) -> bool:
+    facts = artifact.facts
+    version = ModelVersion(
+        model=facts["model_name"], number=facts["version"], run_id=facts["run_id"]
+    )
+    return registry.knows(version, artifact.fingerprint)
+
+
+def _record(
+    config: ExperimentConfig, trained: Artifact, bundle: Path, knowledge: Artifact | None
+) -> RunRecord:
+    card = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    metrics = {
+        f"{split}_{name}": float(value)
+        for split, values in trained.facts["metrics"].items()
+        for name, value in values.items()
+    }
+    for name in ("best_epoch", "epochs", "seconds", "rows_per_second", "parameters"):
+        metrics[name] = float(trained.facts[name])
+    if knowledge is not None:
+        for name in ("prompt_tokens", "output_tokens"):
+            metrics[f"knowledge_{name}"] = float(knowledge.facts[name])
+    tags = {f"fingerprint.{name}": value for name, value in card["fingerprints"].items()}
+    if commit := trained.manifest.get("git_commit"):
+        tags["git_commit"] = commit
+    return RunRecord(
+        name=trained.path.name,
+        params=dict(_flatten(config.identity())),
+        metrics=metrics,
+        curves=json.loads((trained.path / "curves.json").read_text(encoding="utf-8")),
+        tags=tags,
+        plots=[trained.path / name for name in _PLOTS if (trained.path / name).exists()],
+    )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and texts of a nested mapping, lists as JSON."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)

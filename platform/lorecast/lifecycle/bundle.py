@@ -1,0 +1,172 @@
+"""The bundle: a trained model and everything it needs to score, in one folder.
+
+    bundle.json                     written last: format, model, fingerprints, metrics, file sizes
+    weights.safetensors             the model's parameters
+    items.parquet, users.parquet    ids, feature codes, recent histories; line i is row i + 1
+    {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, if the model has any
+
+It needs neither the dataset nor Ray nor MLflow, holds no pickle, and may be moved and copied.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lorecast.artifacts import Artifact, write_json
+from lorecast.config import ModelConfig, Side
+from lorecast.data.dataset import Dataset, FeatureSchema
+from lorecast.data.layout import FEATURE_PREFIX
+from lorecast.encoding.vectors import VectorsTable
+from lorecast.errors import ArtifactError
+from lorecast.models.knowledge import KnowledgeShape
+
+CARD = "bundle.json"
+WEIGHTS = "weights.safetensors"
+_FORMAT = "lorecast-bundle/1"
+_USER_COLUMNS = ("id", "recent_item_rows", "recent_ratings")
+_ITEM_COLUMNS = ("id", "title")
+
+
+def write_bundle(
+    folder: Path, trained: Artifact, dataset: Dataset, vectors: VectorsTable | None
+) -> None:
+    """Writes the bundle of a trained model to `folder`, which is made anew.
+
+    `trained` is an output of `train` on `dataset` with `vectors` (none: the bare backbone).
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    shutil.copyfile(trained.path / WEIGHTS, folder / WEIGHTS)
+    _write_entities(folder / "items.parquet", dataset.items(), _ITEM_COLUMNS)
+    _write_entities(folder / "users.parquet", dataset.users(), _USER_COLUMNS)
+    fingerprints = {"model": trained.fingerprint, "dataset": dataset.fingerprint}
+    if vectors is not None:
+        encoded = Artifact.open(vectors.path)
+        fingerprints["vectors"] = encoded.fingerprint
+        fingerprints["knowledge"] = encoded.manifest["inputs"]["knowledge"]
+        for name in ("item", "user", "item_mask", "user_mask"):
+            if (vectors.path / f"{name}.npy").exists():
+                shutil.copyfile(vectors.path / f"{name}.npy", folder / f"{name}.npy")
+    card = {
+        "format": _FORMAT,
+        "kind": "click",
+        "model": json.loads((trained.path / "model.json").read_text(encoding="utf-8")),
+        "history_length": dataset.history_length,
+        "rating_levels": dataset.rating_levels,
+        "fingerprints": fingerprints,
+        "metrics": trained.facts["metrics"],
+        "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+    }
+    write_json(folder / CARD, card)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """An opened bundle: a store of vectors to the model, see `models.knowledge.ChunkVectors`."""
+
+    path: Path
+    model: ModelConfig
+    schema: FeatureSchema
+    knowledge: KnowledgeShape | None
+    strategy: str
+    history_length: int
+    rating_levels: tuple[float, ...]
+    """Ascending; the code of a level is its index + 1."""
+    fingerprints: Mapping[str, str]
+    metrics: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Bundle":
+        """The bundle in `folder`. Raises ArtifactError if it is missing, incomplete or foreign."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder}: no such bundle; `lorecast run` makes one")
+        try:
+            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ArtifactError(
+                f"{folder} is no bundle or a half-written one (no {CARD}); `lorecast run` makes one"
+            ) from None
+        except ValueError:
+            raise ArtifactError(f"{folder / CARD} is damaged; copy the bundle again") from None
+        if not isinstance(card, dict) or card.get("format") != _FORMAT:
+            raise ArtifactError(
+                f"{folder / CARD} is not of format {_FORMAT}; make the bundle with this version"
+            )
+        try:
+            _check_files(folder, card["files"])
+            return cls._of(folder, card)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{folder / CARD} is damaged ({error}); copy the bundle again"
+            ) from None
+
+    @classmethod
+    def _of(cls, folder: Path, card: Mapping[str, Any]) -> "Bundle":
+        model = card["model"]
+        shape = model["knowledge"]
+        return cls(
+            path=folder,
+            model=ModelConfig.model_validate(model["config"]),
+            schema=FeatureSchema(**model["schema"]),
+            knowledge=None if shape is None else KnowledgeShape.from_dict(shape),
+            strategy=model["strategy"],
+            history_length=card["history_length"],
+            rating_levels=tuple(card["rating_levels"]),
+            fingerprints=card["fingerprints"],
+            metrics=card["metrics"],
+        )
+
+    def entities(self, side: Side) -> pa.Table:
+        """Items (id, title) or users (id, recent history), with feature codes, in row order."""
+        return pq.read_table(self.path / f"{side}s.parquet")
+
+    def feature_codes(self, side: Side, entities: pa.Table) -> NDArray[np.int32]:
+        """[rows + 1, A] in the order of the schema; row 0 is unknown."""
+        names = self.schema.item_features if side == "item" else self.schema.user_features
+        codes = np.zeros((entities.num_rows + 1, len(names)), np.int32)
+        for place, name in enumerate(names):
+            codes[1:, place] = entities[FEATURE_PREFIX + name].to_numpy()
+        return codes
+
+    def vectors(self, side: Side) -> NDArray[np.float16]:
+        """[rows + 1, C, D], memory-mapped."""
+        return self._arrays[side]
+
+    def mask(self, side: Side) -> NDArray[np.bool_]:
+        """[rows + 1, C], memory-mapped."""
+        return self._arrays[f"{side}_mask"]
+
+    @cached_property
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        sides = self.knowledge.sides if self.knowledge else ()
+        names = [name for side in sides for name in (side, f"{side}_mask")]
+        return {
+            name: np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in names
+        }
+
+
+def _write_entities(path: Path, table: pa.Table, columns: tuple[str, ...]) -> None:
+    features = [name for name in table.column_names if name.startswith(FEATURE_PREFIX)]
+    pq.write_table(table.select([*columns, *features]), path)
+
+
+def _check_files(folder: Path, sizes: Mapping[str, int]) -> None:
+    for name, size in sizes.items():
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found is None:
+            raise ArtifactError(f"{file} is missing; copy the bundle again")
+        if found != size:
+            raise ArtifactError(f"{file} has {found} of {size} bytes; copy the bundle again")

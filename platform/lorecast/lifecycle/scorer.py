@@ -1,0 +1,205 @@
+"""The scorer: click probabilities from a bundle, in process. The same one serves HTTP.
+
+Ids are strings as in the tables; integers mean their decimal text. An id the model has never seen
+takes row 0: it is scored by what else is known, and `unknown` names it.
+
+Shapes: B pairs, N candidates of one user, L history, V entries of all histories, U users.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from lorecast.config import Side
+from lorecast.errors import ArtifactError
+from lorecast.lifecycle.bundle import WEIGHTS, Bundle
+from lorecast.models.click_model import ClickModel
+from lorecast.models.inputs import Batch
+
+Id = str | int
+History = Sequence[tuple[Id, float]]
+"""(item id, rating), oldest first."""
+Scores = NDArray[np.float32]
+
+_MAX_ROWS = 4096
+"""Rows a forward pass takes at once; bounds memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """Ids without a row, in the order given."""
+
+    user_ids: tuple[Id, ...]
+    item_ids: tuple[Id, ...]
+    history_item_ids: tuple[Id, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Candidates of one user, in the order asked for."""
+
+    item_ids: Sequence[Id]
+    score_N: Scores
+    unknown: Unknown
+
+
+class Scorer:
+    """Scores pairs of users and items. Safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle, model: ClickModel, users: pa.Table, items: pa.Table) -> None:
+        self.bundle = bundle
+        self._model = model
+        self._user_row = _rows_by_id(users)
+        self._item_row = _rows_by_id(items)
+        self._item_ids = items["id"].to_pylist()
+        self._recent_item_UL = _padded(users["recent_item_rows"], bundle.history_length)
+        self._recent_level_UL = _padded(users["recent_ratings"], bundle.history_length)
+        levels = np.asarray(bundle.rating_levels, dtype=np.float64)
+        self._level_bounds = (levels[1:] + levels[:-1]) / 2
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Scorer":
+        """The scorer of the bundle in `folder`; without Ray, MLflow or the dataset.
+
+        Raises ArtifactError if the folder is missing, incomplete or holds something else.
+        """
+        bundle = Bundle.open(folder)
+        try:
+            users, items = bundle.entities("user"), bundle.entities("item")
+            model = ClickModel(bundle.model, bundle.schema, bundle.knowledge)
+            model.attach(
+                bundle.feature_codes("item", items),
+                bundle.feature_codes("user", users),
+                bundle if bundle.knowledge else None,
+            )
+            model.load_state_dict(load_file(bundle.path / WEIGHTS))
+        except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ArtifactError(
+                f"{bundle.path}: its files do not belong together ({reason}); copy it again"
+            ) from None
+        model.eval()
+        return cls(bundle, model, users, items)
+
+    @property
+    def rating_range(self) -> tuple[float, float]:
+        """Lowest and highest rating a history may hold."""
+        return self.bundle.rating_levels[0], self.bundle.rating_levels[-1]
+
+    def score(
+        self,
+        user_ids: Sequence[Id],
+        item_ids: Sequence[Id],
+        histories: Sequence[History] | None = None,
+    ) -> Scores:
+        """Probability of a click for each pair, [B].
+
+        `histories` replace the users' recent ones; of each, the last L with known items count.
+        """
+        assert len(user_ids) == len(item_ids), "one item a user"
+        user_row_B = self.rows("user", user_ids)
+        item_row_B = self.rows("item", item_ids)
+        if histories is None:
+            item_BL, level_BL = self._recent_item_UL[user_row_B], self._recent_level_UL[user_row_B]
+        else:
+            item_BL, level_BL = self._histories(histories)
+        return self._probabilities(user_row_B, item_row_B, item_BL, level_BL)
+
+    def candidates(
+        self, user_id: Id, item_ids: Sequence[Id], history: History | None = None
+    ) -> Scored:
+        """Probabilities of one user's candidates; `history` as in `score`."""
+        item_row_N = self.rows("item", item_ids)
+        (user_row,) = self.rows("user", [user_id])
+        if history is None:
+            item_1L = self._recent_item_UL[user_row : user_row + 1]
+            level_1L = self._recent_level_UL[user_row : user_row + 1]
+        else:
+            item_1L, level_1L = self._histories([history])
+        shape = (len(item_ids), self.bundle.history_length)
+        score_N = self._probabilities(
+            np.broadcast_to(user_row, len(item_ids)),
+            item_row_N,
+            np.broadcast_to(item_1L, shape),
+            np.broadcast_to(level_1L, shape),
+        )
+        unknown = Unknown(
+            user_ids=() if user_row else (user_id,),
+            item_ids=tuple(item_ids[i] for i in np.flatnonzero(item_row_N == 0)),
+            history_item_ids=self._unknown_items(item for item, _ in history or ()),
+        )
+        return Scored(item_ids=item_ids, score_N=score_N, unknown=unknown)
+
+    def rank(
+        self,
+        user_id: Id,
+        k: int,
+        item_ids: Sequence[Id] | None = None,
+        history: History | None = None,
+    ) -> Scored:
+        """The `k` best candidates (default: of all items), best first; ties keep their order."""
+        scored = self.candidates(user_id, self._item_ids if item_ids is None else item_ids, history)
+        best = np.argsort(-scored.score_N, kind="stable")[:k]
+        return Scored(
+            item_ids=[scored.item_ids[i] for i in best],
+            score_N=scored.score_N[best],
+            unknown=scored.unknown,
+        )
+
+    def rows(self, side: Side, ids: Sequence[Id]) -> NDArray[np.int64]:
+        """The rows of ids, 0 where unknown."""
+        known = self._user_row if side == "user" else self._item_row
+        return np.fromiter(map(known.get, map(str, ids), repeat(0)), np.int64, len(ids))
+
+    def _unknown_items(self, ids: Iterable[Id]) -> tuple[Id, ...]:
+        return tuple(item for item in ids if str(item) not in self._item_row)
+
+    def _histories(
+        self, histories: Sequence[History]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Item rows and rating levels, newest last, padded on the left: [B, L] each."""
+        L = self.bundle.history_length
+        owner_V = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+        events = chain.from_iterable(histories)
+        item_ids, ratings = tuple(zip(*events, strict=True)) or ((), ())
+        row_V, rating_V = self.rows("item", item_ids), np.asarray(ratings, dtype=np.float64)
+        known = row_V > 0
+        owner_V, row_V, rating_V = owner_V[known], row_V[known], rating_V[known]
+        end_B = np.cumsum(np.bincount(owner_V, minlength=len(histories)))
+        column_V = L - (end_B[owner_V] - np.arange(owner_V.size))
+        kept = column_V >= 0
+        item_BL = np.zeros((len(histories), L), np.int32)
+        level_BL = np.zeros_like(item_BL)
+        place = owner_V[kept], column_V[kept]
+        item_BL[place] = row_V[kept]
+        level_BL[place] = np.searchsorted(self._level_bounds, rating_V[kept]) + 1
+        return item_BL, level_BL
+
+    @torch.inference_mode()
+    def _probabilities(self, *rows: NDArray[np.integer]) -> Scores:
+        """Sigmoids of the model's logits for the fields of a `Batch`."""
+        batch = Batch(*(torch.from_numpy(np.array(r, dtype=np.int32)) for r in rows))
+        logits = [
+            self._model(batch.slice(start, start + _MAX_ROWS))
+            for start in range(0, len(batch), _MAX_ROWS)
+        ]
+        scores: Scores = torch.sigmoid(torch.cat(logits)).numpy() if logits else np.empty(0, "f4")
+        return scores
+
+
+def _rows_by_id(entities: pa.Table) -> dict[str, int]:
+    return {id_: row for row, id_ in enumerate(entities["id"].to_pylist(), start=1)}
+
+
+def _padded(recent: pa.ChunkedArray, length: int) -> NDArray[np.int32]:
+    """Histories by row, [rows + 1, L]; row 0 has none."""
+    flat = recent.combine_chunks().flatten().to_numpy()
+    return np.concatenate([np.zeros((1, length)), flat.reshape(-1, length)]).astype(np.int32)

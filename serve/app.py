@@ -1,0 +1,197 @@
+"""The HTTP application over a scorer; knows nothing of Ray.
+
+Bodies are read up to a limit and parsed from bytes, so nothing a client sends costs more than its
+share; every refusal is 4xx with one sentence in `error`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+import lorecast
+from lorecast.lifecycle.scorer import History, Scored, Scorer
+from lorecast.serve.schema import (
+    ErrorAnswer,
+    HealthAnswer,
+    HistoryEntry,
+    ModelAnswer,
+    RankAnswer,
+    RankRequest,
+    ScoreAnswer,
+    ScoreRequest,
+)
+
+_BODY_BYTES_PER_ITEM = 128
+_BODY_BYTES_FLOOR = 1 << 20
+_COMPONENT = "#/components/schemas/{model}"
+
+R = TypeVar("R", ScoreRequest, RankRequest)
+
+
+def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI:
+    """The application, answering in the name of `model_version`.
+
+    A request may hold at most `max_items` candidates and as many history entries.
+    """
+    app = FastAPI(
+        title="lorecast",
+        version=lorecast.__version__,
+        summary="Click probabilities by models that know what language models know.",
+        exception_handlers={HTTPException: _refuse},
+        responses={"4XX": {"model": ErrorAnswer, "description": "Refused, with the reason"}},
+    )
+    fingerprints = scorer.bundle.fingerprints
+    origin = {"model_version": model_version, "knowledge": fingerprints.get("knowledge")}
+    card = ModelAnswer(
+        **origin,
+        dataset=fingerprints["dataset"],
+        strategy=scorer.bundle.strategy,
+        num_users=scorer.bundle.schema.num_users,
+        num_items=scorer.bundle.schema.num_items,
+        history_length=scorer.bundle.history_length,
+        rating_range=scorer.rating_range,
+        max_items=max_items,
+        metrics={split: dict(values) for split, values in scorer.bundle.metrics.items()},
+    )
+    limits = _Limits(max_items, scorer.rating_range)
+
+    @app.post("/v1/score", openapi_extra=_takes(ScoreRequest), responses=_gives(ScoreAnswer))
+    async def score(request: Request) -> Response:
+        """Click probability of each candidate, in order."""
+        query = await limits.read(request, ScoreRequest)
+        scored = scorer.candidates(query.user_id, query.item_ids, limits.history(query.history))
+        return _json({**origin, "scores": scored.score_N.tolist(), **_unknown(scored)})
+
+    @app.post("/v1/rank", openapi_extra=_takes(RankRequest), responses=_gives(RankAnswer))
+    async def rank(request: Request) -> Response:
+        """The k best candidates."""
+        query = await limits.read(request, RankRequest)
+        history = limits.history(query.history)
+        ranked = scorer.rank(query.user_id, query.k, query.item_ids, history)
+        items = [
+            {"item_id": item, "score": score}
+            for item, score in zip(ranked.item_ids, ranked.score_N.tolist(), strict=True)
+        ]
+        return _json({**origin, "items": items, **_unknown(ranked)})
+
+    @app.get("/v1/model")
+    async def model() -> ModelAnswer:
+        """What is being served."""
+        return card
+
+    @app.get("/healthz")
+    async def healthz() -> HealthAnswer:
+        """Answers once the model is loaded."""
+        return HealthAnswer(**origin, status="ok")
+
+    _describe_requests(app)
+    return app
+
+
+class _Limits:
+    """What a request may hold."""
+
+    def __init__(self, max_items: int, rating_range: tuple[float, float]) -> None:
+        self._max_items = max_items
+        self._max_bytes = _BODY_BYTES_FLOOR + _BODY_BYTES_PER_ITEM * max_items
+        self._rating_range = rating_range
+
+    async def read(self, request: Request, kind: type[R]) -> R:
+        """The parsed body. Raises HTTPException 400 (not JSON), 413 (too large) or 422."""
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self._max_bytes:
+            raise self._too_large()
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._max_bytes:
+                raise self._too_large()
+        try:
+            query = kind.model_validate_json(bytes(body))
+        except ValidationError as error:
+            raise _invalid(error) from None
+        self._check_count("item_ids", query.item_ids)
+        self._check_count("history", query.history)
+        if isinstance(query, RankRequest) and query.k > self._max_items:
+            raise HTTPException(422, f"k: {query.k} is more than the {self._max_items} allowed")
+        return query
+
+    def history(self, entries: list[HistoryEntry] | None) -> History | None:
+        """The entries as the scorer takes them. Raises HTTPException 422 for a rating outside."""
+        if entries is None:
+            return None
+        low, high = self._rating_range
+        for place, entry in enumerate(entries):
+            if not low <= entry.rating <= high:
+                raise HTTPException(
+                    422, f"history.{place}.rating: {entry.rating} is not within {low} to {high}"
+                )
+        return [(entry.item_id, entry.rating) for entry in entries]
+
+    def _check_count(self, name: str, values: list[Any] | None) -> None:
+        if values is not None and len(values) > self._max_items:
+            raise HTTPException(
+                422, f"{name}: {len(values)} entries are more than the {self._max_items} allowed"
+            )
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"the body is larger than the {self._max_bytes} bytes allowed")
+
+
+def _unknown(scored: Scored) -> dict[str, Any]:
+    return {"unknown": vars(scored.unknown)}
+
+
+def _json(content: Mapping[str, Any], status: int = 200) -> Response:
+    return Response(to_json(content), status, media_type="application/json")
+
+
+_SENTENCES = {
+    404: "no such path; /docs lists what there is",
+    405: "this path does not take this method; /docs lists what there is",
+}
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = _json({"error": _SENTENCES.get(error.status_code, error.detail)}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _invalid(error: ValidationError) -> HTTPException:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return HTTPException(400, f"the body is not JSON: {first['ctx']['error']}")
+    if not first["loc"]:
+        return HTTPException(422, "the body must be a JSON object")
+    path = [part for part in first["loc"] if part not in ("str", "int")]
+    message = {
+        "extra_forbidden": "no such key",
+        "missing": "is required",
+        "too_short": "must not be empty",
+        "string_type": "must be a string or an integer",
+    }.get(first["type"], first["msg"])
+    return HTTPException(422, f"{'.'.join(map(str, path))}: {message}")
+
+
+def _gives(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": answer, "description": "Scored"}}
+
+
+def _takes(request: type[BaseModel]) -> dict[str, Any]:
+    schema = {"$ref": _COMPONENT.format(model=request.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _describe_requests(app: FastAPI) -> None:
+    """Adds the request models, which no route declares, to the OpenAPI document."""
+    schemas = app.openapi()["components"]["schemas"]
+    for model in (ScoreRequest, RankRequest):
+        schema = model.model_json_schema(ref_template=_COMPONENT)
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = schema

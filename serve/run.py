@@ -1,0 +1,162 @@
+"""From an experiment to a running endpoint: find the model, start Ray Serve, wait, end cleanly."""
+
+import json
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorecast.config import ExperimentConfig, ServingConfig
+from lorecast.errors import ServingError
+from lorecast.lifecycle.bundle import Bundle
+from lorecast.lifecycle.registry import CHAMPION, Registry, model_name, parse_reference
+
+APPLICATION = "lorecast"
+_OBJECT_STORE_BYTES = 200 << 20
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | None = None) -> None:
+    """Serves until a SIGINT or SIGTERM.
+
+    `model` is a reference into the registry (default: the experiment's champion), `bundle` a folder
+    to serve instead. Raises ServingError, RegistryError or ArtifactError before anything starts.
+    """
+    if model and bundle:
+        raise ServingError("--model and --bundle name two models: give one of them")
+    check_port(config.serving)
+    folder, version = (bundle, None) if bundle else _fetch(config, model)
+    opened = Bundle.open(folder)
+    version = version or f"bundle-{opened.fingerprints['model'][:8]}"
+    with _ray(config), _until_stopped() as stopped:
+        start(opened, version, config.serving)
+        _announce(opened, version, config.serving)
+        stopped.wait()
+        _say("stopping")
+
+
+def fetch(registry: Registry, reference: str, workspace: Path) -> tuple[Path, str]:
+    """(bundle folder, NAME/NUMBER): the alias is resolved once, then the number is loaded."""
+    version = registry.resolve(*parse_reference(reference))
+    name = f"{version.model}-{version.number}-{version.run_id[:8]}"
+    folder = workspace / "serve" / name
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        registry.download(version, folder)
+    return folder, str(version)
+
+
+def check_port(serving: ServingConfig) -> None:
+    """Raises ServingError if `serving.host` is not ours or `serving.port` is taken."""
+    family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((serving.host, serving.port))
+            probe.listen()
+        except OSError as error:
+            raise ServingError(
+                f"cannot listen on {serving.host}:{serving.port} ({error.strerror or error}): end "
+                "what holds it, or choose another with --host and --port"
+            ) from None
+
+
+def start(bundle: Bundle, model_version: str, serving: ServingConfig) -> None:
+    """Starts the endpoint on the Ray this process is connected to; returns once it answers."""
+    from ray import serve
+
+    from lorecast.serve.deployment import bind
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    quiet = {"log_level": "ERROR", "enable_access_log": False}
+    http = {"host": serving.host, "port": serving.port}
+    try:
+        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
+        application = bind(
+            bundle.path,
+            model_version=model_version,
+            max_items=serving.max_items,
+            replicas=serving.replicas,
+        )
+        serve.run(application, name=APPLICATION, logging_config=quiet)
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ServingError(f"the endpoint did not start: {reason}") from error
+
+
+def _fetch(config: ExperimentConfig, model: str | None) -> tuple[Path, str]:
+    from lorecast.lifecycle.mlflow_registry import open_registry
+
+    return fetch(
+        open_registry(config),
+        model or f"models:/{model_name(config)}@{CHAMPION}",
+        Path(config.compute.workspace).absolute(),
+    )
+
+
+@contextmanager
+def _ray(config: ExperimentConfig) -> Iterator[None]:
+    """Ray as configured; what was started here ends here, a cluster only loses the endpoint."""
+    import ray
+    from ray import serve
+
+    address = config.compute.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(8, config.serving.replicas + 4),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    try:
+        yield
+    finally:
+        if address:
+            serve.delete(APPLICATION)
+        else:
+            serve.shutdown()
+        ray.shutdown()
+
+
+@contextmanager
+def _until_stopped() -> Iterator[threading.Event]:
+    """An event that the stop signals set; a second signal acts as usual. Enter it after Ray, which
+    sets a SIGTERM handler of its own."""
+    stopped = threading.Event()
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, before[number])
+        stopped.set()
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _announce(bundle: Bundle, version: str, serving: ServingConfig) -> None:
+    host = f"[{serving.host}]" if ":" in serving.host else serving.host
+    url = f"http://{host}:{serving.port}"
+    user = bundle.entities("user")["id"][0].as_py()
+    body = shlex.quote(json.dumps({"user_id": user, "k": 5}))
+    _say(f"serving {version} at {url}  ({url}/docs describes it; Ctrl-C ends it)")
+    _say(f"try: curl -s {url}/v1/rank -H 'content-type: application/json' -d {body}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,114 @@
+"""What the endpoint takes and answers; the source of its OpenAPI document.
+
+Requests are parsed straight from bytes by pydantic's JSON parser. Answers are built as plain
+values: their models here describe, they do not run.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+Id = Annotated[StrictStr | StrictInt, Field(description="an id as in the tables; 7 means '7'")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class HistoryEntry(_Request):
+    """One earlier interaction of the user."""
+
+    item_id: Id
+    rating: float = Field(
+        allow_inf_nan=False,
+        description="within `rating_range` of /v1/model; the nearest known level counts",
+    )
+
+
+History = Annotated[
+    list[HistoryEntry] | None,
+    Field(
+        description="the user's interactions, oldest first; the last `history_length` with known "
+        "items count. Default: those in the model. [] means none."
+    ),
+]
+
+
+class ScoreRequest(_Request):
+    """Which items to score for which user."""
+
+    user_id: Id
+    item_ids: list[Id] = Field(min_length=1, description="candidates")
+    history: History = None
+
+
+class RankRequest(_Request):
+    """How many of which items to rank for which user."""
+
+    user_id: Id
+    k: int = Field(ge=1, strict=True, description="length of the ranking")
+    item_ids: list[Id] | None = Field(
+        None, min_length=1, description="candidates; default: all items of the model"
+    )
+    history: History = None
+
+
+class Unknown(BaseModel):
+    """Ids the model has never seen. Users and candidates among them are scored all the same."""
+
+    user_ids: list[Id]
+    item_ids: list[Id]
+    history_item_ids: list[Id] = Field(description="skipped")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_version: str = Field(description="NAME/NUMBER in the registry, or the bundle's digest")
+    knowledge: str | None = Field(description="fingerprint of the knowledge behind; none without")
+
+
+class ScoreAnswer(_Answer):
+    """Click probabilities."""
+
+    scores: list[float] = Field(description="in the order of item_ids")
+    unknown: Unknown
+
+
+class RankedItem(BaseModel):
+    """A place of a ranking."""
+
+    item_id: Id
+    score: float
+
+
+class RankAnswer(_Answer):
+    """The best candidates."""
+
+    items: list[RankedItem] = Field(description="best first, at most k; equal scores keep order")
+    unknown: Unknown
+
+
+class ModelAnswer(_Answer):
+    """What is being served."""
+
+    dataset: str = Field(description="fingerprint of the data it was trained on")
+    strategy: str
+    num_users: int
+    num_items: int
+    history_length: int
+    rating_range: tuple[float, float]
+    max_items: int = Field(description="most candidates a request may hold")
+    metrics: dict[str, dict[str, float]] = Field(description="by split")
+
+
+class HealthAnswer(_Answer):
+    """Sent once the model is loaded."""
+
+    status: Literal["ok"]
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer from 400 up."""
+
+    error: str = Field(description="one sentence")

@@ -1,0 +1,107 @@
+"""A trained model and its bundle without training: random weights over the tiny dataset."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from lorecast.artifacts import Artifact, StageSpec, build, write_json
+from lorecast.config import ModelConfig, Side
+from lorecast.data.dataset import Dataset
+from lorecast.encoding.vectors import VectorsTable
+from lorecast.lifecycle.bundle import write_bundle
+from lorecast.models.click_model import ClickModel
+from lorecast.models.knowledge import Chunk, KnowledgeShape
+
+DIM = 16
+CHUNKS: dict[Side, tuple[Chunk, ...]] = {
+    "item": (Chunk("facts", "mood"), Chunk("facts", "theme")),
+    "user": (Chunk("taste", "mood"),),
+}
+
+
+def write_vectors(workspace: Path, dataset: Dataset) -> VectorsTable:
+    """Random vectors as `encode` writes them; every fifth entity lacks its first text."""
+    rng = np.random.default_rng(1)
+    sizes: dict[Side, int] = {
+        "item": dataset.schema.num_items,
+        "user": dataset.schema.num_users,
+    }
+    spec = StageSpec(
+        stage="encode", name="tiny", identity={}, inputs={"knowledge": "0123456789abcdef"}
+    )
+    with build(workspace, spec) as draft:
+        for side, rows in sizes.items():
+            vectors = rng.normal(size=(rows + 1, len(CHUNKS[side]), DIM)).astype(np.float16)
+            mask = np.ones(vectors.shape[:2], bool)
+            mask[0] = mask[::5, 0] = False
+            vectors[~mask] = 0
+            np.save(draft.path / f"{side}.npy", vectors)
+            np.save(draft.path / f"{side}_mask.npy", mask)
+        np.save(draft.path / "user_history_end.npy", dataset.history_end())
+        draft.facts.update(
+            dim=DIM,
+            dataset=dataset.fingerprint,
+            chunks={side: [chunk._asdict() for chunk in chunks] for side, chunks in CHUNKS.items()},
+        )
+    return VectorsTable.open(spec.folder(workspace))
+
+
+def make_model(dataset: Dataset, vectors: VectorsTable | None, seed: int = 0) -> ClickModel:
+    """A model with random weights, ready to score."""
+    torch.manual_seed(seed)
+    model = ClickModel(ModelConfig(), dataset.schema, _shape(vectors))
+    model.attach(dataset.feature_codes("item"), dataset.feature_codes("user"), vectors)
+    return model.eval()
+
+
+def write_trained(
+    workspace: Path, model: ClickModel, dataset: Dataset, vectors: VectorsTable | None
+) -> Artifact:
+    """What `train` leaves of `model`."""
+    shape = _shape(vectors)
+    strategy = "all_parameters" if vectors else "base"
+    spec = StageSpec(stage="train", name=f"tiny-{strategy}-s0", identity={"strategy": strategy})
+    with build(workspace, spec) as draft:
+        save_file(model.state_dict(), draft.path / "weights.safetensors")
+        write_json(
+            draft.path / "model.json",
+            {
+                "config": ModelConfig().model_dump(mode="json"),
+                "schema": vars(dataset.schema),
+                "knowledge": shape.to_dict() if shape else None,
+                "strategy": strategy,
+                "seed": 0,
+            },
+        )
+        write_json(draft.path / "curves.json", [{"epoch": 0, "train_loss": 0.7, "valid_auc": 0.6}])
+        draft.facts.update(
+            metrics={split: {"auc": 0.6, "log_loss": 0.7, "gauc": 0.6} for split in _SPLITS},
+            best_epoch=0,
+            epochs=1,
+            seconds=1.0,
+            rows_per_second=100.0,
+            parameters=1000,
+        )
+    return Artifact.open(spec.folder(workspace))
+
+
+def write_small_bundle(
+    workspace: Path, dataset: Dataset, *, knowledge: bool = True, seed: int = 0
+) -> Path:
+    """The bundle of such a model; its folder."""
+    vectors = write_vectors(workspace, dataset) if knowledge else None
+    model = make_model(dataset, vectors, seed)
+    folder = workspace / "bundle"
+    write_bundle(folder, write_trained(workspace, model, dataset, vectors), dataset, vectors)
+    return folder
+
+
+_SPLITS = ("valid", "test")
+
+
+def _shape(vectors: VectorsTable | None) -> KnowledgeShape | None:
+    if vectors is None:
+        return None
+    return KnowledgeShape(dim=DIM, item_chunks=CHUNKS["item"], user_chunks=CHUNKS["user"])
