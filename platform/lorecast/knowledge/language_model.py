@@ -1,0 +1,66 @@
+"""Which language model answers: a folder or a hub name, and the digest that keys its answers."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from lorecast.artifacts import fingerprint, fingerprint_files
+from lorecast.errors import EngineError
+
+_HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+_DECISIVE: Final = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
+"""Endings of the files that decide a model's answers: weights, configuration, tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """A model that exists, as far as can be told without loading it."""
+
+    source: str
+    """Folder or hub name."""
+    revision: str | None
+    """Of a hub name."""
+    digest: str
+
+    @property
+    def is_local(self) -> bool:
+        return self.revision is None and Path(self.source).is_dir()
+
+
+def find_language_model(source: str, revision: str | None = None) -> LanguageModel:
+    """The model in a folder, known by its files, or on the hub, known by name and revision.
+
+    Raises EngineError if the folder is missing or lacks weights, configuration or tokenizer.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        files = [file for file in folder.iterdir() if file.suffix in _DECISIVE]
+        return LanguageModel(
+            source=str(folder.resolve()), revision=None, digest=fingerprint_files(files)
+        )
+    if not _HUB_NAME.fullmatch(source):
+        raise EngineError(
+            f"knowledge.llm.model: no folder {source}; give the folder of a model, a hub name "
+            "such as Qwen/Qwen3-4B-Instruct-2507, or `world`"
+        )
+    return LanguageModel(
+        source=source, revision=revision, digest=fingerprint(["hub", source, revision])
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        raise EngineError(
+            f"{folder} holds no language model (no config.json); set knowledge.llm.model to a "
+            "folder in Hugging Face format"
+        )
+    if not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
+        raise EngineError(f"{folder} holds no weights; add the model's .safetensors files")
+    if not any((folder / name).exists() for name in _TOKENIZERS):
+        raise EngineError(
+            f"{folder} has no tokenizer; copy {_TOKENIZERS[0]} and tokenizer_config.json of the "
+            "model into it"
+        )

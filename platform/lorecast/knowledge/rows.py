@@ -1,0 +1,27 @@
+"""What knowledge.parquet holds: one row per side, entity, field and chunk."""
+
+from typing import Final
+
+import pyarrow as pa
+
+STAGE: Final = "generate"
+KNOWLEDGE: Final = "knowledge.parquet"
+SCHEMA: Final = pa.schema(
+    [
+        ("side", pa.string()),
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        ("field", pa.string()),
+        ("factor", pa.string()),
+        ("chunk", pa.int32()),
+        ("text", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("history_end", pa.int32()),
+        ("key", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("output_tokens", pa.int32()),
+    ]
+)
+"""chunk: place inside the field, from 0. history_end: position of the last interaction that the
+writer of a user's text saw, null if unknown; null for items. key: the store's; null if imported."""
