@@ -85,7 +85,9 @@ class SplitConfig(Section):
     valid: Fraction = Field(0.1, description="share of users (user) or of samples (time)")
     test: Fraction = Field(0.1, description="share of users (user) or of samples (time)")
     column: str | None = Field(
-        None, description="interaction column with the values train, valid, test (by: column)"
+        None,
+        description="interaction column with train, valid, test, or nothing for rows that only "
+        "histories use (by: column)",
     )
     seed: int = Field(0, description="seed of the shuffle of users (by: user)")
 
@@ -122,12 +124,19 @@ class DatasetConfig(Section):
     )
     prefix_max: int = Field(30, ge=0, description="at most so many of them, in interactions")
     split: SplitConfig = Field(SplitConfig(), description="train, valid and test")
-    max_bad_rows: Fraction = Field(0.01, description="share of rejected rows that stops the run")
+    max_bad_rows: Annotated[Fraction, EXECUTION] = Field(
+        0.01, description="share of rejected rows of a table that stops the run"
+    )
 
     @model_validator(mode="after")
     def _source_is_described(self) -> Self:
         if self.source == "tables" and self.interactions is None:
             raise ValueError("source is 'tables': describe the clicks in dataset.interactions")
+        if self.source != "tables" and (self.interactions or self.users or self.items):
+            raise ValueError(
+                f"source is {self.source!r}, whose columns are known: "
+                "interactions, users and items are mapped for source 'tables' only"
+            )
         return self
 
 
@@ -290,7 +299,7 @@ class ComputeConfig(Section):
         None, description="Ray cluster (auto, ray://…); default: RAY_ADDRESS, else a local one"
     )
     prepare_rows_per_task: Annotated[Positive, EXECUTION] = Field(
-        1_000_000, description="interactions one task holds in memory"
+        250_000, description="interactions one task holds in memory"
     )
     engines: Annotated[Positive, EXECUTION] = Field(1, description="vLLM actors")
     engine_gpus: Annotated[float, EXECUTION] = Field(0.0, ge=0.0, description="GPUs a vLLM actor")
