@@ -90,28 +90,20 @@ class Pipeline:
 
     @cached_property
     def _trained(self) -> tuple[Trained, ...]:
-        vectors = {
-            strategy: self._vectors(strategy) for strategy in self.config.training.strategies
-        }
-        return tuple(
-            self._train_one(strategy, seed, vectors[strategy])
-            for seed in self.config.training.seeds
-            for strategy in self.config.training.strategies
-        )
+        from lorecast.jobs import train
+
+        training = self.config.training
+        models = [(strategy, seed) for seed in training.seeds for strategy in training.strategies]
+        vectors = next(filter(None, map(self._vectors, training.strategies)), None)
+        before_s = time.time()
+        artifacts = train.run_all(self.config, self.dataset, vectors, models, self.console)
+        for artifact in artifacts:
+            seconds = artifact.manifest["seconds"]
+            self._show("train", artifact, _trained(artifact), seconds, before_s)
+        return tuple(Trained(*model, made) for model, made in zip(models, artifacts, strict=True))
 
     def _vectors(self, strategy: Strategy) -> VectorsTable | None:
         return None if strategy == "base" else VectorsTable.open(self._encoded.path)
-
-    def _train_one(self, strategy: Strategy, seed: int, vectors: VectorsTable | None) -> Trained:
-        from lorecast.jobs import train
-
-        dataset = self.dataset
-        artifact = self._timed(
-            "train",
-            lambda: train.run(self.config, dataset, vectors, strategy, seed, self.console),
-            _trained,
-        )
-        return Trained(strategy, seed, artifact)
 
     @cached_property
     def _registered(self) -> Artifact:
@@ -134,14 +126,15 @@ class Pipeline:
         started_s = time.monotonic()
         before_s = time.time()
         artifact = make()
-        manifest = artifact.path / "manifest.json"
-        self.console.stage(
-            stage,
-            summarise(artifact),
-            seconds=time.monotonic() - started_s,
-            cached=manifest.stat().st_mtime < before_s,
-        )
+        seconds = time.monotonic() - started_s
+        self._show(stage, artifact, summarise(artifact), seconds, before_s)
         return artifact
+
+    def _show(
+        self, stage: str, artifact: Artifact, summary: str, seconds: float, before_s: float
+    ) -> None:
+        cached = (artifact.path / "manifest.json").stat().st_mtime < before_s
+        self.console.stage(stage, summary, seconds=seconds, cached=cached)
 
 
 def run(config: ExperimentConfig, console: Console, invocation: str = "") -> Path:

@@ -3,10 +3,6 @@
 Shapes: B batch, C chunks of knowledge.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, Self
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -44,26 +40,8 @@ class ClickModel(nn.Module):
         if self.extractor:
             counts = counts._replace(extra=counts.extra + self.extractor.num_fields)
         self.backbone = _BACKBONES[config.backbone](config, counts)
-        self._config, self._schema, self._knowledge = config, schema, knowledge
+        self.knowledge = knowledge
         self._vectors: ChunkVectors | None = None
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values from which `from_description` makes the same model, weights apart."""
-        return {
-            "model": self._config.model_dump(mode="json"),
-            "schema": asdict(self._schema),
-            "knowledge": self._knowledge.to_dict() if self._knowledge else None,
-        }
-
-    @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> Self:
-        """A model with fresh weights. Raises KeyError or ValueError on a foreign description."""
-        shape = description["knowledge"]
-        return cls(
-            ModelConfig.model_validate(description["model"]),
-            FeatureSchema(**description["schema"]),
-            KnowledgeShape.from_dict(shape) if shape else None,
-        )
 
     def attach(
         self,
@@ -73,7 +51,7 @@ class ClickModel(nn.Module):
     ) -> None:
         """Sets what batches refer to: category codes by row (see `Dataset.feature_codes`) and the
         stored vectors, which the model reads where they lie."""
-        assert (vectors is None) == (self._knowledge is None), "vectors and knowledge go together"
+        assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
         self.features.attach(item_codes, user_codes)
         self._vectors = vectors
 
@@ -93,7 +71,7 @@ class ClickModel(nn.Module):
 
     def _extract(self, fields: Fields, batch: Batch) -> tuple[Tensor, Tensor]:
         assert self.extractor
-        assert self._knowledge
+        assert self.knowledge
         assert self._vectors, "attach the vectors first"
-        extra_B2E, gate_BC = self.extractor(fields, gather(self._vectors, self._knowledge, batch))
+        extra_B2E, gate_BC = self.extractor(fields, gather(self._vectors, self.knowledge, batch))
         return extra_B2E, gate_BC

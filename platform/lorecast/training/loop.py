@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,38 +21,14 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.parallel import DistributedDataParallel
 
 from lorecast.config import TrainingConfig
-from lorecast.data.batches import Samples
 from lorecast.errors import TrainingError
 from lorecast.models.click_model import ClickModel
 from lorecast.models.inputs import Batch
 from lorecast.training.metrics import Metrics
+from lorecast.training.splits import Labelled
 
 _SCORING_BATCH = 4096
 _STEPS_A_REPORT = 20
-
-
-class Labelled(NamedTuple):
-    """Samples of a split, ready for training or measuring."""
-
-    rows: Batch
-    label_B: Tensor
-    """0.0 or 1.0."""
-
-    @classmethod
-    def of(cls, samples: Samples, split: str) -> Self:
-        """Tensors of a split. Raises TrainingError if it lacks clicks or non-clicks."""
-        label_B = torch.from_numpy(samples.label_B.astype("float32"))
-        if len(label_B) == 0:
-            raise TrainingError(f"the {split} part has no samples: give dataset.split more of it")
-        if label_B.min() == label_B.max():
-            raise TrainingError(
-                f"every label of the {split} part is {label_B[0]:.0f}: both 0 and 1 are needed; "
-                "check dataset.positive_rating or the label column"
-            )
-        return cls(Batch.of(samples), label_B)
-
-    def __len__(self) -> int:
-        return len(self.label_B)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +101,7 @@ def fit(
                 f"(now {config.learning_rate:g})"
             )
         if workers.rank == 0:
-            valid_figures = measure(model, valid)
+            valid_figures = valid.metrics(predict(model, valid.rows))
             rows_per_second = workers.count * sum(map(len, batches)) / train_s
             epoch = Epoch(
                 epoch=number,
@@ -156,15 +132,6 @@ def predict(model: ClickModel, rows: Batch) -> NDArray[np.float32]:
         ]
         probability_B: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return probability_B
-
-
-def measure(model: ClickModel, samples: Labelled) -> Metrics:
-    """The model's figures on a split."""
-    return Metrics.of(
-        samples.rows.user_row_B.cpu().numpy(),
-        samples.label_B.cpu().numpy(),
-        predict(model, samples.rows),
-    )
 
 
 def mean_gates(model: ClickModel, rows: Batch) -> NDArray[np.float64]:

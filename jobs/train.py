@@ -1,0 +1,173 @@
+"""Trains click models under Ray Train and writes one artifact a model.
+
+Starting a worker group takes seconds, so all models that are missing train one after another in
+one group. With several workers each reads its shard, gradients are averaged (DDP), and rank 0
+measures and writes. The workspace must be reachable from the workers.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorecast.artifacts import Artifact, StageSpec, build, find
+from lorecast.config import ExperimentConfig, Strategy
+from lorecast.data.dataset import Dataset
+from lorecast.encoding.vectors import VectorsTable
+from lorecast.errors import LorecastError, TrainingError
+from lorecast.jobs.cluster import connect
+from lorecast.jobs.console import Console
+from lorecast.jobs.relay import Relay, Wire
+from lorecast.training.recipe import Recipe
+
+STAGE = "train"
+
+
+def run(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    vectors: VectorsTable | None,
+    strategy: Strategy,
+    seed: int,
+    console: Console,
+) -> Artifact:
+    """One trained model; see `lorecast.training.trainer` for its files.
+
+    Raises TrainingError, LeakageError or EncodingError if it cannot be trained on these inputs.
+    """
+    return run_all(config, dataset, vectors, [(strategy, seed)], console)[0]
+
+
+def run_all(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    vectors: VectorsTable | None,
+    models: Sequence[tuple[Strategy, int]],
+    console: Console,
+) -> list[Artifact]:
+    """As `run`, for several models (strategy, seed); `vectors` may be None if all are `base`."""
+    workspace = Path(config.compute.workspace)
+    recipes = [
+        Recipe(model=config.model, training=config.training, strategy=strategy, seed=seed)
+        for strategy, seed in models
+    ]
+    specs = [_spec(config.name, recipe, dataset, vectors) for recipe in recipes]
+    missing = [
+        (recipe, spec)
+        for recipe, spec in zip(recipes, specs, strict=True)
+        if find(workspace, spec) is None
+    ]
+    if missing:
+        uses_knowledge = any(recipe.uses_knowledge for recipe, _ in missing)
+        if vectors is not None and uses_knowledge:
+            vectors.check(dataset)
+        _train(config, dataset, vectors if uses_knowledge else None, missing, console)
+    return [Artifact.open(spec.folder(workspace)) for spec in specs]
+
+
+def _spec(name: str, recipe: Recipe, dataset: Dataset, vectors: VectorsTable | None) -> StageSpec:
+    inputs = {"dataset": dataset.fingerprint}
+    if recipe.uses_knowledge:
+        assert vectors is not None, "a model with knowledge needs vectors"
+        inputs["vectors"] = Artifact.open(vectors.path).fingerprint
+    return StageSpec(
+        stage=STAGE, name=f"{name}-{recipe.label}", identity=recipe.identity(), inputs=inputs
+    )
+
+
+def _train(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    vectors: VectorsTable | None,
+    missing: Sequence[tuple[Recipe, StageSpec]],
+    console: Console,
+) -> None:
+    # Without this, workers leave the driver's folder, and manifests miss its git commit.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    connect(config.compute)
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    workspace = Path(config.compute.workspace).resolve()
+    workspace.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".ray-train-", dir=workspace))
+    task = {
+        "workspace": workspace,
+        "dataset": dataset.path.resolve(),
+        "vectors": vectors and vectors.path.resolve(),
+        "missing": missing,
+        "threads": config.compute.threads,
+    }
+    resources = {"CPU": float(config.compute.threads or 1)}
+    scaling = ScalingConfig(
+        num_workers=config.compute.train_workers,
+        use_gpu=config.compute.train_gpus,
+        resources_per_worker=resources | ({"GPU": 1.0} if config.compute.train_gpus else {}),
+    )
+    try:
+        with Relay(console) as mailbox:
+            TorchTrainer(
+                _work,
+                train_loop_config=task | {"mailbox": mailbox},
+                scaling_config=scaling,
+                run_config=RunConfig(
+                    name=STAGE, storage_path=str(scratch), failure_config=FailureConfig()
+                ),
+            ).fit()
+    except TrainingFailedError as error:
+        raise _ours(error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _ours(error: Exception) -> LorecastError:
+    """The error a worker raised, or one that says that workers failed."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        if isinstance(failure, LorecastError):
+            return failure
+    return TrainingError(f"a training worker failed: {' '.join(str(error).split())}")
+
+
+def _work(task: Mapping[str, Any]) -> None:
+    """Runs in each worker."""
+    import ray.train
+    import torch
+
+    from lorecast.training.splits import Splits
+    from lorecast.training.trainer import TrainedModel, new_model, train, write
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(task["threads"] or _share_of_cores(context.get_local_world_size()))
+    device = ray.train.torch.get_device()
+    wire = Wire(task["mailbox"] if rank == 0 else None)
+    dataset = Dataset.open(task["dataset"])
+    vectors = VectorsTable.open(task["vectors"]) if task["vectors"] else None
+    splits = Splits.load(dataset, vectors, shard=rank, num_shards=world, device=device)
+
+    def fit(recipe: Recipe) -> TrainedModel | None:
+        model = new_model(recipe, dataset, vectors if recipe.uses_knowledge else None, device)
+        figures: dict[str, float] = {"epoch": 1}
+        wire.begin(f"train {recipe.label}", len(splits.train) * world * recipe.training.epochs)
+        return train(
+            recipe,
+            model,
+            splits,
+            on_rows=lambda rows: wire.advance(rows * world, **figures),
+            on_epoch=lambda epoch: figures.update(epoch=epoch.epoch + 1, valid_auc=epoch.valid.auc),
+        )
+
+    for recipe, spec in task["missing"]:
+        if rank > 0:
+            fit(recipe)
+            continue
+        with build(task["workspace"], spec) as draft:
+            trained = fit(recipe)
+            assert trained is not None, "rank 0 measures"
+            draft.facts.update(write(draft.path, trained, splits, dataset))
+
+
+def _share_of_cores(processes: int) -> int:
+    return max(1, (os.cpu_count() or 1) // processes)

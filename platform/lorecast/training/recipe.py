@@ -1,0 +1,34 @@
+"""Which model is trained, and how. Free of torch: a stage asks it for a fingerprint."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lorecast.config import ModelConfig, Strategy, TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Which model is trained, and how."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    strategy: Strategy
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Short name for people and folders."""
+        return f"{self.strategy}-s{self.seed}"
+
+    @property
+    def uses_knowledge(self) -> bool:
+        return self.strategy != "base"
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the trained model, inputs apart. The bare backbone ignores extractors."""
+        model = self.model.identity()
+        if not self.uses_knowledge:
+            del model["extractor"], model["kser"]
+        training = self.training.identity()
+        del training["strategies"], training["seeds"]
+        return {"model": model, "training": training, "strategy": self.strategy, "seed": self.seed}

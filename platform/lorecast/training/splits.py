@@ -1,0 +1,89 @@
+"""The samples of an experiment as tensors in memory, checked before anything is trained on them."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorecast.data.batches import Samples, load_samples
+from lorecast.data.dataset import Dataset
+from lorecast.data.layout import Split
+from lorecast.encoding.vectors import VectorsTable
+from lorecast.errors import TrainingError
+from lorecast.knowledge.leakage import check_no_leak
+from lorecast.models.inputs import Batch
+from lorecast.training.metrics import Metrics
+
+
+class Labelled(NamedTuple):
+    """Samples of a split, ready for training or measuring."""
+
+    rows: Batch
+    label_B: Tensor
+    """0.0 or 1.0."""
+
+    @classmethod
+    def of(cls, samples: Samples, split: Split) -> Self:
+        """Tensors of a split. Raises TrainingError if it lacks clicks or non-clicks."""
+        if len(samples) == 0:
+            raise TrainingError(f"the {split} part has no samples: give dataset.split more of it")
+        if samples.label_B.min() == samples.label_B.max():
+            raise TrainingError(
+                f"every label of the {split} part is {samples.label_B[0]}, and both 0 and 1 are "
+                "needed: check dataset.positive_rating or the label column"
+            )
+        return cls(Batch.of(samples), torch.from_numpy(samples.label_B.astype("float32")))
+
+    def metrics(self, probability_B: NDArray[np.float32]) -> Metrics:
+        """How well these probabilities fit the samples."""
+        user_B, label_B = self.rows.user_row_B.cpu().numpy(), self.label_B.cpu().numpy()
+        return Metrics.of(user_B, label_B, probability_B)
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples on `device`."""
+        return type(self)(self.rows.to(device), self.label_B.to(device))
+
+    def __len__(self) -> int:
+        return len(self.label_B)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """All parts; of the training part, one shard."""
+
+    train: Labelled
+    valid: Labelled
+    test: Labelled
+
+    @classmethod
+    def load(
+        cls,
+        dataset: Dataset,
+        vectors: VectorsTable | None,
+        *,
+        shard: int = 0,
+        num_shards: int = 1,
+        device: torch.device | None = None,
+    ) -> Self:
+        """Reads the dataset's samples.
+
+        Raises TrainingError if a part has no samples or only one class, and LeakageError if
+        knowledge in `vectors` has seen a sample.
+        """
+        device = device or torch.device("cpu")
+        parts: dict[Split, Samples] = {
+            "train": load_samples(dataset, "train", shard, num_shards),
+            "valid": load_samples(dataset, "valid"),
+            "test": load_samples(dataset, "test"),
+        }
+        if vectors is not None and vectors.chunks("user"):
+            user_ids = dataset.users()["id"].to_pylist()
+            for samples in parts.values():
+                check_no_leak(
+                    samples.user_row_B, samples.position_B, vectors.user_history_end, user_ids
+                )
+        tensors = {split: Labelled.of(part, split).to(device) for split, part in parts.items()}
+        return cls(train=tensors["train"], valid=tensors["valid"], test=tensors["test"])
