@@ -227,12 +227,12 @@ def _readable(path: Path, csv: CsvFormat | None) -> Iterator[None]:
     except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty") from None
-        if csv is None:
-            raise InputError(f"{path}: not a readable Parquet file ({_one_line(error)})") from None
-        line = _first_undecodable_line(path, csv.encoding)
-        if line is not None:
-            raise InputError(f"{path}: not UTF-8 in line {line:,}; save it as UTF-8") from None
-        raise InputError(f"{path}: not a readable CSV file ({_one_line(error)})") from None
+        if csv is not None and not isinstance(error, OSError):
+            line = _first_undecodable_line(path, csv.encoding)
+            if line is not None:
+                raise InputError(f"{path}: not UTF-8 in line {line:,}; save it as UTF-8") from None
+        kind = "Parquet" if csv is None else "CSV"
+        raise InputError(f"{path}: not a readable {kind} file ({_one_line(error)})") from None
 
 
 def _first_undecodable_line(path: Path, encoding: str) -> int | None:
