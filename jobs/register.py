@@ -76,11 +76,7 @@ def _record(
     config: ExperimentConfig, trained: Artifact, bundle: Path, knowledge: Artifact | None
 ) -> RunRecord:
     card = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    metrics = {
-        f"{split}_{name}": float(value)
-        for split, values in trained.facts["metrics"].items()
-        for name, value in values.items()
-    }
+    metrics = {name: float(v) for name, v in _flatten(trained.facts["metrics"], "_")}
     for name in ("best_epoch", "epochs", "seconds", "rows_per_second", "parameters"):
         metrics[name] = float(trained.facts[name])
     if knowledge is not None:
@@ -89,20 +85,25 @@ def _record(
     tags = {f"fingerprint.{name}": value for name, value in card["fingerprints"].items()}
     if commit := trained.manifest.get("git_commit"):
         tags["git_commit"] = commit
+    epochs = json.loads((trained.path / "curves.json").read_text(encoding="utf-8"))
     return RunRecord(
         name=trained.path.name,
-        params=dict(_flatten(config.identity())),
+        params={
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in _flatten(config.identity(), ".")
+        },
         metrics=metrics,
-        curves=json.loads((trained.path / "curves.json").read_text(encoding="utf-8")),
+        curves=[{name: float(v) for name, v in _flatten(epoch, "_")} for epoch in epochs],
         tags=tags,
         plots=[trained.path / name for name in _PLOTS if (trained.path / name).exists()],
     )
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and texts of a nested mapping, lists as JSON."""
+def _flatten(values: Mapping[str, Any], separator: str) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings, their keys joined."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            for name, leaf in _flatten(value, separator):
+                yield f"{key}{separator}{name}", leaf
         else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+            yield key, value

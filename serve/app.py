@@ -1,7 +1,8 @@
 """The HTTP application over a scorer; knows nothing of Ray.
 
 Bodies are read up to a limit and parsed from bytes, so nothing a client sends costs more than its
-share; every refusal is 4xx with one sentence in `error`.
+share; every refusal is 4xx with one sentence in `error`. Scoring runs on the event loop: a thread
+pool took longer for one client and gave no more to eight (100 candidates, one torch thread).
 """
 
 from collections.abc import Mapping

@@ -36,5 +36,6 @@ def bind(bundle: Path, *, model_version: str, max_items: int, replicas: int) -> 
         name="scorer",
         num_replicas=replicas,
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
+        max_constructor_retry_count=1,
     )
     return deployment.bind(bundle.absolute(), model_version, max_items)

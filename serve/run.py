@@ -16,6 +16,7 @@ from lorecast.config import ExperimentConfig, ServingConfig
 from lorecast.errors import ServingError
 from lorecast.lifecycle.bundle import Bundle
 from lorecast.lifecycle.registry import CHAMPION, Registry, model_name, parse_reference
+from lorecast.lifecycle.scorer import Scorer
 
 APPLICATION = "lorecast"
 _OBJECT_STORE_BYTES = 200 << 20
@@ -32,7 +33,7 @@ def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | No
         raise ServingError("--model and --bundle name two models: give one of them")
     check_port(config.serving)
     folder, version = (bundle, None) if bundle else _fetch(config, model)
-    opened = Bundle.open(folder)
+    opened = Scorer.load(folder).bundle  # a replica's own failure would be hard to read
     version = version or f"bundle-{opened.fingerprints['model'][:8]}"
     with _ray(config), _until_stopped() as stopped:
         start(opened, version, config.serving)
@@ -102,7 +103,8 @@ def _fetch(config: ExperimentConfig, model: str | None) -> tuple[Path, str]:
 
 @contextmanager
 def _ray(config: ExperimentConfig) -> Iterator[None]:
-    """Ray as configured; what was started here ends here, a cluster only loses the endpoint."""
+    """Ray as configured. On leaving, the endpoint goes once requests under way are answered; Ray
+    goes too if it was started here, and stays if it is a cluster."""
     import ray
     from ray import serve
 
@@ -120,11 +122,8 @@ def _ray(config: ExperimentConfig) -> Iterator[None]:
         )
     try:
         yield
+        serve.delete(APPLICATION)
     finally:
-        if address:
-            serve.delete(APPLICATION)
-        else:
-            serve.shutdown()
         ray.shutdown()
 
 
@@ -133,13 +132,13 @@ def _until_stopped() -> Iterator[threading.Event]:
     """An event that the stop signals set; a second signal acts as usual. Enter it after Ray, which
     sets a SIGTERM handler of its own."""
     stopped = threading.Event()
-    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    before = {int(number): signal.getsignal(number) for number in _STOP_SIGNALS}
 
     def stop(number: int, _: object) -> None:
         signal.signal(number, before[number])
         stopped.set()
 
-    for number in _STOP_SIGNALS:
+    for number in before:
         signal.signal(number, stop)
     try:
         yield stopped

@@ -75,7 +75,7 @@ def write_trained(
                 "seed": 0,
             },
         )
-        write_json(draft.path / "curves.json", [{"epoch": 0, "train_loss": 0.7, "valid_auc": 0.6}])
+        write_json(draft.path / "curves.json", [{"train_loss": 0.7, "valid": {"auc": 0.6}}])
         draft.facts.update(
             metrics={split: {"auc": 0.6, "log_loss": 0.7, "gauc": 0.6} for split in _SPLITS},
             best_epoch=0,

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _MODEL_CODE = Path(__file__).with_name("pyfunc.py")
 _MODEL, _BUNDLE = "model", "bundle"
 _SEAL = "lorecast.fingerprint"
+_ARTIFACTS = "mlartifacts"
+"""Folder of a new experiment's files beside a SQLite store; a server has a place of its own."""
 _CONNECT_TIMEOUT_S = 5.0
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -52,7 +54,6 @@ def open_registry(config: ExperimentConfig) -> "MLflowRegistry":
     return MLflowRegistry(
         tracking_uri=uri or f"sqlite:///{workspace / 'mlflow.db'}",
         experiment=config.registry.experiment,
-        artifacts=None if uri else workspace / "mlartifacts",
     )
 
 
@@ -62,8 +63,6 @@ class MLflowRegistry:
 
     tracking_uri: str = field(repr=False)
     experiment: str
-    artifacts: Path | None = None
-    """Where a new experiment keeps its files; none: the server decides."""
 
     @property
     def uri(self) -> str:
@@ -72,8 +71,8 @@ class MLflowRegistry:
     def find(self, model: str, fingerprint: str) -> ModelVersion | None:
         database = self._database()
         if database is not None:
-            number = _sealed_number(database, model, fingerprint)
-            return None if number is None else self.resolve(model, number)
+            sealed = _sealed(database, model, fingerprint)
+            return None if sealed is None else self.resolve(model, sealed[0])
         with self._client() as client:
             query = f"name = '{model}' and tag.`{_SEAL}` = '{fingerprint}'"
             found = client.search_model_versions(query, max_results=1)
@@ -83,9 +82,11 @@ class MLflowRegistry:
         """Whether `version` is there and sealed so; with SQLite, without MLflow's slow import."""
         database = self._database()
         if database is not None:
-            return _sealed_number(database, version.model, fingerprint) == version.number
-        found = self.find(version.model, fingerprint)
-        return found is not None and found.number == version.number
+            sealed = _sealed(database, version.model, fingerprint)
+        else:
+            found = self.find(version.model, fingerprint)
+            sealed = found and (found.number, found.run_id)
+        return sealed == (version.number, version.run_id)
 
     def add(self, model: str, bundle: Path, run: RunRecord) -> ModelVersion:
         if (database := self._database()) is not None:
@@ -165,7 +166,8 @@ class MLflowRegistry:
         known = client.get_experiment_by_name(self.experiment)
         if known is not None:
             return str(known.experiment_id)
-        location = None if self.artifacts is None else self.artifacts.as_uri()
+        database = self._database()
+        location = None if database is None else (database.parent / _ARTIFACTS).absolute().as_uri()
         return str(client.create_experiment(self.experiment, artifact_location=location))
 
     def _database(self) -> Path | None:
@@ -252,19 +254,20 @@ def _save_model(folder: Path, bundle: Path) -> Path:
     return target
 
 
-def _sealed_number(database: Path, model: str, fingerprint: str) -> int | None:
-    """MLflow's own table of tags, read directly."""
+def _sealed(database: Path, model: str, fingerprint: str) -> tuple[int, str] | None:
+    """(version, run id) from MLflow's own tables, read directly."""
     if not database.exists():
         return None
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         try:
-            row = connection.execute(
-                "SELECT version FROM model_version_tags WHERE name = ? AND key = ? AND value = ?",
+            found: tuple[int, str] | None = connection.execute(
+                "SELECT version, run_id FROM model_versions JOIN model_version_tags"
+                " USING (name, version) WHERE name = ? AND key = ? AND value = ?",
                 (model, _SEAL, fingerprint),
             ).fetchone()
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError:  # an empty or damaged file, on which MLflow has more to say
             return None
-    return None if row is None else int(row[0])
+    return found
 
 
 def _without_credentials(uri: str) -> str:

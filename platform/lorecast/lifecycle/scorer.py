@@ -202,4 +202,6 @@ def _rows_by_id(entities: pa.Table) -> dict[str, int]:
 def _padded(recent: pa.ChunkedArray, length: int) -> NDArray[np.int32]:
     """Histories by row, [rows + 1, L]; row 0 has none."""
     flat = recent.combine_chunks().flatten().to_numpy()
-    return np.concatenate([np.zeros((1, length)), flat.reshape(-1, length)]).astype(np.int32)
+    padded_UL = np.zeros((len(recent) + 1, length), np.int32)
+    padded_UL[1:] = flat.reshape(-1, length)
+    return padded_UL

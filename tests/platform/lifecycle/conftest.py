@@ -14,5 +14,4 @@ def mlflow_registry(tmp_path_factory: pytest.TempPathFactory) -> MLflowRegistry:
     return MLflowRegistry(
         tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
         experiment="tests",
-        artifacts=folder / "mlartifacts",
     )

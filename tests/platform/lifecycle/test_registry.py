@@ -114,8 +114,8 @@ class TestMLflow(RegistryContract):
 
     def test_stores_no_pickle(self, mlflow_registry: MLflowRegistry, bundle: Path) -> None:
         enrol(mlflow_registry, "pickle", bundle, record(), "print-1")
-        assert mlflow_registry.artifacts is not None
-        stored = [path.name for path in mlflow_registry.artifacts.rglob("*")]
+        database = Path(mlflow_registry.tracking_uri.removeprefix("sqlite:///"))
+        stored = [path.name for path in database.parent.rglob("*")]
         assert "pyfunc.py" in stored
         assert not [name for name in stored if name.endswith((".pkl", ".pickle", ".pth"))]
 
@@ -133,7 +133,7 @@ def test_unreachable_server_is_an_error_at_once() -> None:
         tracking_uri=f"http://someone:secret@127.0.0.1:{port}", experiment="tests"
     )
     started_s = time.monotonic()
-    with pytest.raises(RegistryError, match="does not answer .*Connection refused") as caught:
+    with pytest.raises(RegistryError, match=r"does not answer .*Connection refused") as caught:
         registry.resolve("any", CHAMPION)
     assert time.monotonic() - started_s < 10
     assert "secret" not in str(caught.value)

@@ -1,0 +1,80 @@
+"""A trained model is registered once, wherever the registry is."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from lorecast.artifacts import Artifact
+from lorecast.config import ExperimentConfig, load_config
+from lorecast.data.dataset import Dataset
+from lorecast.encoding.vectors import VectorsTable
+from lorecast.errors import RegistryError
+from lorecast.jobs import register
+from lorecast.jobs.console import Console
+from lorecast.lifecycle.mlflow_registry import open_registry
+from lorecast.lifecycle.scorer import Scorer
+from lorecast.serve.run import fetch
+from tests.small_bundle import make_model, write_trained, write_vectors
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def workspace(tiny_dataset: Dataset) -> Path:
+    return tiny_dataset.path.parents[1]
+
+
+@pytest.fixture
+def vectors(workspace: Path, tiny_dataset: Dataset) -> VectorsTable:
+    return write_vectors(workspace, tiny_dataset)
+
+
+@pytest.fixture
+def trained(workspace: Path, tiny_dataset: Dataset, vectors: VectorsTable) -> Artifact:
+    model = make_model(tiny_dataset, vectors)
+    return write_trained(workspace, model, tiny_dataset, vectors)
+
+
+def _config(workspace: Path, *overrides: str) -> ExperimentConfig:
+    return load_config(None, ["name=tiny", f"compute.workspace={workspace}", *overrides])
+
+
+def test_registers_once_in_each_registry(
+    workspace: Path, tiny_dataset: Dataset, vectors: VectorsTable, trained: Artifact
+) -> None:
+    config = _config(workspace)
+
+    def run(config: ExperimentConfig = config) -> Artifact:
+        return register.run(config, trained, tiny_dataset, vectors, None, Console(quiet=True))
+
+    first = run()
+    assert first.facts["model_name"] == "lorecast-tiny"
+    assert first.facts["version"] == 1
+    assert first.facts["aliases"] == ["challenger", "champion"]
+    assert run().manifest == first.manifest
+
+    folder, version = fetch(open_registry(config), "models:/lorecast-tiny@champion", workspace)
+    assert version == "lorecast-tiny/1"
+    assert Scorer.load(folder).bundle.fingerprints["model"] == trained.fingerprint
+
+    # Another store stands for a deleted one: MLflow keeps the file of the first one open.
+    elsewhere = _config(workspace, f"registry.tracking_uri=sqlite:///{workspace / 'other.db'}")
+    assert run(elsewhere).facts["run_id"] != first.facts["run_id"]
+    assert open_registry(elsewhere).aliases("lorecast-tiny") == {"challenger": 1, "champion": 1}
+    assert run().facts["run_id"] == first.facts["run_id"]
+
+
+def test_unreachable_registry_keeps_the_model(
+    workspace: Path, tiny_dataset: Dataset, vectors: VectorsTable, trained: Artifact
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    config = _config(workspace, f"registry.tracking_uri={uri}")
+    with pytest.raises(RegistryError, match="does not answer"):
+        register.run(config, trained, tiny_dataset, vectors, None, Console(quiet=True))
+    assert Artifact.open(trained.path).fingerprint == trained.fingerprint

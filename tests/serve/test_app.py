@@ -1,0 +1,198 @@
+"""The HTTP application in process: answers, provenance, and every kind of bad input."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from lorecast.data.dataset import Dataset
+from lorecast.lifecycle.scorer import Scorer
+from lorecast.serve.app import create_app
+from lorecast.serve.schema import HealthAnswer, ModelAnswer, RankAnswer, ScoreAnswer
+from tests.small_bundle import write_small_bundle
+
+MAX_ITEMS = 10_000
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    from tests.tiny_dataset import write_tiny_dataset
+
+    workspace: Path = tmp_path_factory.mktemp("workspace")
+    dataset: Dataset = write_tiny_dataset(workspace)
+    return Scorer.load(write_small_bundle(workspace, dataset))
+
+
+@pytest.fixture(scope="module")
+def client(scorer: Scorer) -> Iterator[TestClient]:
+    app = create_app(scorer, model_version="films/3", max_items=MAX_ITEMS)
+    with TestClient(app, raise_server_exceptions=True) as client:
+        yield client
+
+
+def test_scores_are_the_scorers(client: TestClient, scorer: Scorer) -> None:
+    items = [f"i{n}" for n in range(1, 41)]
+    answer = client.post("/v1/score", json={"user_id": "u4", "item_ids": items})
+    assert answer.status_code == 200
+    ScoreAnswer.model_validate(answer.json())
+    expected = scorer.candidates("u4", items).score_N
+    np.testing.assert_array_equal(np.array(answer.json()["scores"], dtype=np.float32), expected)
+
+
+def test_history_overrides_the_default(client: TestClient, scorer: Scorer) -> None:
+    history = [{"item_id": "i3", "rating": 5}, {"item_id": "i8", "rating": 1.5}]
+    body = {"user_id": "u4", "item_ids": ["i1"], "history": history}
+    (score,) = client.post("/v1/score", json=body).json()["scores"]
+    assert score == scorer.candidates("u4", ["i1"], [("i3", 5), ("i8", 1.5)]).score_N[0]
+
+
+def test_ranks(client: TestClient, scorer: Scorer) -> None:
+    answer = client.post("/v1/rank", json={"user_id": "u4", "k": 3}).json()
+    RankAnswer.model_validate(answer)
+    assert [item["item_id"] for item in answer["items"]] == scorer.rank("u4", 3).item_ids
+    body = {"user_id": "u4", "k": 3, "item_ids": ["i5", "i6"], "history": []}
+    assert len(client.post("/v1/rank", json=body).json()["items"]) == 2
+
+
+def test_every_answer_says_where_it_comes_from(client: TestClient, scorer: Scorer) -> None:
+    answers = [
+        client.post("/v1/score", json={"user_id": "u4", "item_ids": ["i1"]}),
+        client.post("/v1/rank", json={"user_id": "u4", "k": 1}),
+        client.get("/v1/model"),
+        client.get("/healthz"),
+    ]
+    for answer in answers:
+        assert answer.json()["model_version"] == "films/3"
+        assert answer.json()["knowledge"] == scorer.bundle.fingerprints["knowledge"]
+    card = ModelAnswer.model_validate(answers[2].json())
+    assert (card.num_items, card.rating_range, card.max_items) == (40, (1, 5), MAX_ITEMS)
+    assert HealthAnswer.model_validate(answers[3].json()).status == "ok"
+
+
+def test_unknown_ids_are_scored_and_named(client: TestClient) -> None:
+    body = {
+        "user_id": 99,
+        "item_ids": ["i1", "nothing", -3],
+        "history": [{"item_id": "gone", "rating": 3}],
+    }
+    answer = client.post("/v1/score", json=body).json()
+    assert len(answer["scores"]) == 3
+    assert answer["unknown"] == {
+        "user_ids": [99],
+        "item_ids": ["nothing", -3],
+        "history_item_ids": ["gone"],
+    }
+
+
+def _score(**changes: Any) -> str:
+    body = {"user_id": "u1", "item_ids": ["i1"], **changes}
+    return json.dumps({key: value for key, value in body.items() if value is not ...})
+
+
+def _rank(**changes: Any) -> str:
+    return json.dumps({"user_id": "u1", "k": 3, **changes})
+
+
+BAD = {
+    "empty body": ("/v1/score", b"", 400, "not JSON"),
+    "broken JSON": ("/v1/score", '{"user_id": "u1", ', 400, "not JSON"),
+    "not UTF-8": ("/v1/score", b'{"user_id": "\xff"}', 400, "not JSON"),
+    "deep nesting": ("/v1/score", "[" * 100_000, 400, "recursion"),
+    "huge integer": ("/v1/score", '{"user_id": ' + "9" * 10_000 + "}", 400, "not JSON"),
+    "lone surrogate": ("/v1/score", '{"user_id": "\\ud800", "item_ids": ["i1"]}', 400, "JSON"),
+    "a list": ("/v1/score", "[]", 422, "must be a JSON object"),
+    "null": ("/v1/score", "null", 422, "must be a JSON object"),
+    "no items": ("/v1/score", _score(item_ids=[]), 422, "item_ids: must not be empty"),
+    "no item key": ("/v1/score", _score(item_ids=...), 422, "item_ids: is required"),
+    "unknown key": ("/v1/score", _score(item_id="i1"), 422, "item_id: no such key"),
+    "items a string": ("/v1/score", _score(item_ids="i1"), 422, "item_ids: "),
+    "a float id": ("/v1/score", _score(item_ids=["i1", 1.5]), 422, "item_ids.1: must be a string"),
+    "a boolean id": ("/v1/score", _score(user_id=True), 422, "user_id: must be a string"),
+    "a null id": ("/v1/score", _score(user_id=None), 422, "user_id: must be a string"),
+    "a nested id": ("/v1/score", _score(item_ids=[["i1"]]), 422, "item_ids.0: must be a string"),
+    "too many items": ("/v1/score", _score(item_ids=["i1"] * 10_001), 422, "more than the 10000"),
+    "too long a history": (
+        "/v1/score",
+        _score(history=[{"item_id": "i1", "rating": 1}] * 10_001),
+        422,
+        "history: 10001 entries",
+    ),
+    "rating outside": (
+        "/v1/score",
+        _score(history=[{"item_id": "i1", "rating": 6}]),
+        422,
+        "history.0.rating: 6.0 is not within 1 to 5",
+    ),
+    "rating not a number": (
+        "/v1/score",
+        '{"user_id": "u1", "item_ids": ["i1"], "history": [{"item_id": "i1", "rating": NaN}]}',
+        422,
+        "finite",
+    ),
+    "history without rating": (
+        "/v1/score",
+        _score(history=[{"item_id": "i1"}]),
+        422,
+        "history.0.rating: is required",
+    ),
+    "k zero": ("/v1/rank", _rank(k=0), 422, "k: "),
+    "k a float": ("/v1/rank", _rank(k=1.5), 422, "k: "),
+    "k a boolean": ("/v1/rank", _rank(k=True), 422, "k: "),
+    "k huge": ("/v1/rank", _rank(k=10**30), 422, "k: "),
+    "k above the limit": ("/v1/rank", _rank(k=10_001), 422, "k: 10001 is more"),
+    "nothing to rank": ("/v1/rank", _rank(item_ids=[]), 422, "item_ids: must not be empty"),
+}
+
+
+@pytest.mark.parametrize(("path", "body", "status", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_refused_with_a_sentence(
+    client: TestClient, path: str, body: str | bytes, status: int, message: str
+) -> None:
+    answer = client.post(path, content=body)
+    assert answer.status_code == status
+    assert answer.json().keys() == {"error"}
+    error = answer.json()["error"]
+    assert message in error
+    assert "\n" not in error
+    assert len(error) < 200
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_huge_bodies_are_refused(client: TestClient, declared: bool) -> None:
+    chunks = (b" " * (1 << 20) for _ in range(10))
+    headers = {"content-length": str(10 << 20)} if declared else {}
+    answer = client.post("/v1/score", content=chunks, headers=headers)
+    assert answer.status_code == 413
+    assert "larger than" in answer.json()["error"]
+
+
+def test_ten_thousand_items_are_answered(client: TestClient) -> None:
+    body = {"user_id": "u1", "item_ids": [f"item-{n:030}" for n in range(MAX_ITEMS)]}
+    answer = client.post("/v1/score", json=body)
+    assert len(answer.json()["scores"]) == MAX_ITEMS
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/score", 405), ("DELETE", "/v1/model", 405), ("GET", "/v2/model", 404)],
+)
+def test_wrong_paths_and_methods(client: TestClient, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.json().keys() == {"error"}
+
+
+def test_openapi_describes_requests_and_answers(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    operation = document["paths"]["/v1/score"]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/ScoreRequest"}
+    assert operation["responses"].keys() == {"200", "4XX"}
+    assert {"ScoreRequest", "RankRequest", "HistoryEntry", "ErrorAnswer"} <= (
+        document["components"]["schemas"].keys()
+    )
+    assert client.get("/docs").status_code == 200
