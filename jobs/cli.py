@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from lorecast.errors import LorecastError
-
 if TYPE_CHECKING:
     from lorecast.config import ExperimentConfig
     from lorecast.jobs.console import Console
@@ -151,24 +149,10 @@ def main() -> None:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         sys.exit(130)
     except Exception as error:
-        known = _lorecast_error(error)
+        from lorecast.jobs.cluster import our_error
+
+        known = our_error(error)
         if known is None:
             raise
         sys.stderr.write(f"error: {known}\n")
         sys.exit(known.exit_code)
-
-
-def _lorecast_error(error: BaseException) -> LorecastError | None:
-    """The error of ours inside what a cluster wrapped around it."""
-    pending: list[Any] = [error]
-    seen: set[int] = set()
-    while pending:
-        current = pending.pop()
-        if not isinstance(current, BaseException) or id(current) in seen:
-            continue
-        if isinstance(current, LorecastError):
-            return current
-        seen.add(id(current))
-        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-        pending += list(getattr(current, "worker_failures", {}).values())
-    return None

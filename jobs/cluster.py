@@ -3,12 +3,20 @@
 import atexit
 import logging
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+from lorecast import errors
 from lorecast.config import ComputeConfig
+from lorecast.errors import LorecastError
 
 _LOCAL_CPU_LABELS = 8
 """Logical CPUs of a local Ray: labels that let small actors live beside an engine on few cores."""
 _LOCAL_OBJECT_STORE_BYTES = 1 << 30
+_TOLD = re.compile(r"^lorecast\.errors\.(\w+): (.+)$", re.MULTILINE)
+"""Our errors at the end of a Python traceback."""
 
 
 def connect(compute: ComputeConfig) -> None:
@@ -40,3 +48,39 @@ def _quieten_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """What a worker raised from our tree comes out as it was raised."""
+    try:
+        yield
+    except Exception as error:
+        ours = our_error(error)
+        if ours is None or ours is error:
+            raise
+        raise ours from error
+
+
+def our_error(error: BaseException) -> LorecastError | None:
+    """The error of our tree inside what a cluster wrapped around it.
+
+    Causes do not survive Ray's pickling, so an error from a worker is known by its traceback.
+    """
+    pending: list[Any] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        if isinstance(current, LorecastError):
+            return current
+        told = _TOLD.findall(str(current))
+        if told:
+            name, sentence = told[-1]
+            kind: type[LorecastError] = getattr(errors, name)
+            return kind(sentence)
+        seen.add(id(current))
+        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        pending += list(getattr(current, "worker_failures", {}).values())
+    return None

@@ -7,7 +7,7 @@
 A side without knowledge has no files. Legend: C chunks, D encoder width; row 0 is unknown.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,10 @@ class VectorsTable:
                 "user": tuple(ChunkName(**chunk) for chunk in chunks["user"]),
             },
         )
+
+    def __reduce__(self) -> tuple[Callable[[Path], "VectorsTable"], tuple[Path]]:
+        # Arrays already mapped would travel by value.
+        return VectorsTable.open, (self.path,)
 
     def check(self, dataset: Dataset) -> None:
         """Raises EncodingError if the rows are not this dataset's."""

@@ -104,11 +104,10 @@ class KnowledgeStore:
             ) from error
         return path
 
-    def answered(self, keys: pa.Array) -> pa.Array:
-        """Which of `keys` need not be asked again, as booleans."""
+    def answered_keys(self) -> pa.StringArray:
+        """Keys that need not be asked again."""
         table = self._read(["key", "status"])
-        known = table.filter(pc.not_equal(table["status"], "failed"))["key"]
-        return pc.is_in(keys, value_set=known.combine_chunks())
+        return table.filter(pc.not_equal(table["status"], "failed"))["key"].combine_chunks()
 
     def fetch(self, keys: pa.Array) -> pa.Table:
         """The rows of `keys`, in their order; all must be stored. Failed ones yield to answers."""

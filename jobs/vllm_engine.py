@@ -1,0 +1,156 @@
+"""vLLM inside the process that asks: no server, no second process, nothing between.
+
+On CPU this gave more than twice the throughput of vLLM's own worker process. The environment that
+it needs must exist before vLLM and torch are imported: `environment` goes to the actor's runtime.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from lorecast.config import LLMConfig
+from lorecast.errors import EngineError
+from lorecast.knowledge.engine import Answer, Chat
+from lorecast.knowledge.language_model import LanguageModel
+
+_CPU_SEQUENCES = 256
+"""Answers written at the same time on CPU."""
+_CPU_BLOCK_TOKENS = 32
+"""The finest grain in which vLLM's CPU attention shares the beginnings of prompts."""
+
+
+def check_installed() -> None:
+    """Raises EngineError if vLLM is missing."""
+    if importlib.util.find_spec("vllm") is None:
+        raise EngineError(
+            "vLLM is not installed: pip install 'lorecast[cpu]', or 'lorecast[gpu]' on a machine "
+            "with an NVIDIA GPU"
+        )
+
+
+def environment(model: LanguageModel, num_gpus: float, threads: int | None) -> dict[str, str]:
+    """Variables of the engine's process; those already set by the user win."""
+    variables = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+    if model.is_local:
+        variables["HF_HUB_OFFLINE"] = "1"
+    if num_gpus == 0:
+        cores = sorted(os.sched_getaffinity(0))[: threads or None]
+        variables["VLLM_CPU_KVCACHE_SPACE"] = "1"
+        # `auto` leaves one core idle.
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+        variables["OMP_NUM_THREADS"] = str(len(cores))
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLLMSettings:
+    """What an engine needs to start; travels to the actor."""
+
+    model: LanguageModel
+    llm: LLMConfig
+    on_gpu: bool
+
+
+class VLLMEngine:
+    """An Engine (see `lorecast.knowledge.engine`) over one vLLM instance."""
+
+    def __init__(self, settings: VLLMSettings) -> None:
+        """Loads the model. Raises EngineError with vLLM's reason if that fails."""
+        from vllm import LLM, SamplingParams
+
+        llm = settings.llm
+        place: dict[str, Any] = (
+            {}
+            if settings.on_gpu
+            else {
+                "enforce_eager": True,
+                "max_num_seqs": _CPU_SEQUENCES,
+                "block_size": _CPU_BLOCK_TOKENS,
+            }
+        )
+        try:
+            self._llm = LLM(
+                settings.model.source,
+                revision=settings.model.revision,
+                max_model_len=llm.max_model_len,
+                dtype=llm.dtype,
+                seed=llm.seed,
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                **place,
+            )
+        except Exception as error:
+            raise EngineError(
+                f"vLLM cannot start {settings.model.source}: {_last_line(error)}"
+            ) from error
+        self._tokenizer = self._llm.get_tokenizer()
+        if self._tokenizer.chat_template is None:
+            raise EngineError(
+                f"{settings.model.source} has no chat template; use an instruction-tuned model"
+            )
+        self._max_prompt_tokens = llm.max_model_len - llm.max_tokens
+        self._sampling = SamplingParams(
+            temperature=llm.temperature,
+            max_tokens=llm.max_tokens,
+            seed=llm.seed if llm.temperature > 0 else None,
+        )
+
+    def chat(self, batch: Sequence[Chat]) -> list[Answer]:
+        """One answer per chat; over-long prompts and those the chat template refuses are errors."""
+        answers: dict[int, Answer] = {}
+        prompts: dict[int, str] = {}
+        for place, chat in enumerate(batch):
+            try:
+                prompts[place] = self._tokenizer.apply_chat_template(
+                    list(chat), add_generation_prompt=True, tokenize=False
+                )
+            except TemplateError as error:
+                answers[place] = _failed(f"the model's chat template: {_last_line(error)}")
+        encoded = self._tokenizer(list(prompts.values()), add_special_tokens=False)["input_ids"]
+        tokens = dict(zip(prompts, encoded, strict=True))
+        for place in [p for p, t in tokens.items() if len(t) > self._max_prompt_tokens]:
+            answers[place] = _failed(
+                f"the prompt has {len(tokens.pop(place)):,} tokens, and "
+                f"knowledge.llm.max_model_len leaves {self._max_prompt_tokens:,} beside the answer"
+            )
+        answers |= dict(zip(tokens, self._generate(list(tokens.values())), strict=True))
+        return [answers[place] for place in range(len(batch))]
+
+    def _generate(self, prompts: list[list[int]]) -> list[Answer]:
+        if not prompts:
+            return []
+        try:
+            outputs = self._llm.generate(
+                [{"prompt_token_ids": tokens} for tokens in prompts],
+                self._sampling,
+                use_tqdm=False,
+            )
+        except Exception as error:
+            raise EngineError(f"vLLM stopped answering: {_last_line(error)}") from error
+        return [
+            Answer(
+                text=output.outputs[0].text.strip(),
+                finish="length" if output.outputs[0].finish_reason == "length" else "stop",
+                prompt_tokens=len(tokens),
+                output_tokens=len(output.outputs[0].token_ids),
+            )
+            for tokens, output in zip(prompts, outputs, strict=True)
+        ]
+
+
+def _failed(reason: str) -> Answer:
+    return Answer(finish="error", error=reason)
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

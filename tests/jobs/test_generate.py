@@ -1,0 +1,243 @@
+"""generate with an in-memory engine, through the same Ray Data path as vLLM."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from ray.cloudpickle import register_pickle_by_value
+
+from lorecast.config import (
+    ComputeConfig,
+    ExperimentConfig,
+    GeneratedField,
+    ImportedField,
+    KnowledgeConfig,
+    LLMConfig,
+)
+from lorecast.data.dataset import Dataset
+from lorecast.errors import EngineError
+from lorecast.jobs import generate
+from lorecast.jobs.console import Console
+from lorecast.knowledge.engine import Answer, Chat, ScriptedEngine
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+
+NUM_ITEM_PROMPTS = NUM_USER_PROMPTS = 10 * 9
+NUM_PROMPTS = NUM_ITEM_PROMPTS + NUM_USER_PROMPTS
+
+
+@dataclass
+class Engine:
+    """Answers with the question's last line; keeps a log of prompts that survives its process."""
+
+    log: Path
+    breaks_after: int = 10**9
+    """Prompts answered before the engine breaks."""
+    dies: Callable[[str], bool] = lambda prompt: False
+    """Which prompts end the engine's process."""
+    fails: Callable[[str], bool] = lambda prompt: False
+    _answered: int = field(default=0, init=False)
+
+    def chat(self, batch: Sequence[Chat]) -> list[Answer]:
+        if self._answered + len(batch) > self.breaks_after:
+            raise EngineError("the engine broke")
+        self._answered += len(batch)
+        with self.log.open("a") as log:
+            log.writelines(f"{os.getpid()} {hash(str(chat))}\n" for chat in batch)
+        return ScriptedEngine(self._reply).chat(batch)
+
+    def _reply(self, prompt: str) -> str | Answer:
+        if self.dies(prompt):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fails(prompt):
+            return Answer(finish="error", error="no such luck")
+        return f"About {prompt.splitlines()[-1]}"
+
+
+@dataclass
+class Job:
+    """Runs `generate` on one dataset and workspace."""
+
+    dataset: Dataset
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "asked.log"
+
+    def config(self, engines: int = 1, **knowledge: object) -> ExperimentConfig:
+        fields = (
+            GeneratedField(name="facts", side="item", factor_set="films"),
+            GeneratedField(name="taste", side="user", factor_set="films"),
+        )
+        llm = LLMConfig(model="test/scripted")
+        return ExperimentConfig(
+            knowledge=KnowledgeConfig(**{"fields": fields, "llm": llm, **knowledge}),
+            compute=ComputeConfig(
+                workspace=str(self.folder / "workspace"), engine_batch=20, engines=engines
+            ),
+        )
+
+    def run(self, config: ExperimentConfig | None = None, **engine: object) -> "Ran":
+        log = self.log
+        artifact = generate.run(
+            config or self.config(),
+            self.dataset,
+            Console(quiet=True),
+            make_engine=lambda: Engine(log, **engine),
+        )
+        return Ran(dict(artifact.facts), pq.read_table(artifact.path / "knowledge.parquet"))
+
+    def num_asked(self) -> int:
+        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
+
+    def stored_keys(self) -> list[str]:
+        parts = sorted((self.folder / "workspace" / "knowledge").glob("*.parquet"))
+        return pa.concat_tables([pq.read_table(part) for part in parts])["key"].to_pylist()
+
+
+@dataclass
+class Ran:
+    facts: dict[str, object]
+    knowledge: pa.Table
+
+
+@pytest.fixture
+def job(make_tiny_dataset: Callable[..., Dataset], tmp_path: Path) -> Job:
+    return Job(make_tiny_dataset(num_users=10, num_items=10), tmp_path)
+
+
+def test_every_entity_gets_one_row_a_factor_and_engines_end(job: Job) -> None:
+    ran = job.run(job.config(engines=2))
+    knowledge = ran.knowledge
+    assert knowledge.num_rows == job.num_asked() == NUM_PROMPTS
+    assert ran.facts["counts"] == {"ok": NUM_PROMPTS}
+    assert (ran.facts["generated"], ran.facts["reused"]) == (NUM_PROMPTS, 0)
+    places = knowledge.group_by(["side", "row", "field", "chunk"]).aggregate([])
+    assert places.num_rows == NUM_PROMPTS
+    assert {sample["side"] for sample in ran.facts["samples"]} == {"item", "user"}
+    assert all(sample["answer"].startswith("About ") for sample in ran.facts["samples"])
+
+    users = knowledge.filter(pc.equal(knowledge["side"], "user"))
+    ends = job.dataset.history_end()
+    assert users["history_end"].to_pylist() == ends[users["row"].to_numpy()].tolist()
+    items = knowledge.filter(pc.equal(knowledge["side"], "item"))
+    assert items["history_end"].null_count == items.num_rows
+
+    engines = {int(line.split()[0]) for line in job.log.read_text().splitlines()}
+    assert engines
+    assert os.getpid() not in engines
+    deadline_s = time.monotonic() + 10
+    while any(map(_is_alive, engines)) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert not any(map(_is_alive, engines))
+
+
+def test_a_killed_run_resumes_with_every_key_once(job: Job) -> None:
+    with pytest.raises(EngineError, match="the engine broke"):
+        job.run(breaks_after=50)
+    paid = job.num_asked()
+    assert paid == 40, "two whole blocks"
+    assert len(job.stored_keys()) == paid
+    ran = job.run()
+    assert job.num_asked() == NUM_PROMPTS
+    assert ran.facts["reused"] == paid
+    keys = job.stored_keys()
+    assert len(keys) == len(set(keys)) == NUM_PROMPTS
+    assert set(ran.knowledge["key"].to_pylist()) == set(keys)
+
+
+def test_a_dead_engine_is_replaced_and_no_answer_lost(job: Job, tmp_path: Path) -> None:
+    marker = tmp_path / "died"
+
+    def once(prompt: str) -> bool:
+        first = not marker.exists()
+        marker.touch()
+        return first
+
+    assert job.run(dies=once).facts["counts"] == {"ok": NUM_PROMPTS}
+    assert sorted(job.stored_keys()) == sorted(set(job.stored_keys()))
+
+
+def test_an_engine_that_always_dies_ends_the_job(job: Job) -> None:
+    with pytest.raises(EngineError, match="process ended 3 times"):
+        job.run(dies=lambda prompt: True)
+
+
+def test_nothing_is_asked_twice_across_experiments(job: Job) -> None:
+    job.run()
+    first = job.num_asked()
+    again = job.run(job.config(prompt_history=3))
+    assert job.num_asked() - first == again.facts["generated"] < NUM_USER_PROMPTS
+    assert again.facts["reused"] > NUM_ITEM_PROMPTS, "also users with three titles at most"
+
+
+def test_failed_prompts_are_rows_and_are_asked_again(job: Job) -> None:
+    lenient = job.config(error_budget=0.5)
+    ran = job.run(lenient, fails=lambda prompt: "music" in prompt)
+    failed = ran.knowledge.filter(pc.equal(ran.knowledge["status"], "failed"))
+    assert failed.num_rows == 20 == ran.facts["counts"]["failed"]
+    assert set(failed["reason"].to_pylist()) == {"no such luck"}
+    assert set(failed["factor"].to_pylist()) == {"soundtrack"}
+    first = job.num_asked()
+    wider = job.run(lenient.model_copy(update={"name": "second"}))
+    assert wider.facts["counts"] == {"ok": NUM_PROMPTS}
+    assert job.num_asked() - first == wider.facts["generated"] == 20
+
+
+def test_over_the_error_budget_names_the_first_reason(job: Job) -> None:
+    strict = job.config(error_budget=0.05)
+    with pytest.raises(EngineError, match=r"5\.0% of 180.*no such luck"):
+        job.run(strict, fails=lambda prompt: "film" in prompt)
+    assert job.num_asked() < NUM_PROMPTS, "stops as soon as the budget cannot hold"
+    assert job.run(strict).facts["counts"] == {"ok": NUM_PROMPTS}
+
+
+def test_imported_texts_stand_beside_generated_ones(job: Job) -> None:
+    plots = job.folder / "plots.parquet"
+    pq.write_table(
+        pa.table({"id": ["i3", "i1", "nobody"], "text": ["One. Two. Three.", " ", "Lost."]}), plots
+    )
+    field = ImportedField(kind="import", name="plot", side="item", file=str(plots), max_chunks=2)
+    asked = GeneratedField(name="facts", side="item", factor_set="films", factors=("mood", "plot"))
+    ran = job.run(job.config(fields=(field, asked)))
+    assert ran.facts["imported"] == 2
+    assert ran.facts["counts"] == {"ok": 2 * 10 + 2, "empty": 1}
+    assert ran.facts["fields"] == [
+        {"name": "plot", "side": "item", "factors": ["1", "2"]},
+        {"name": "facts", "side": "item", "factors": ["mood", "plot"]},
+    ]
+    [imports] = ran.facts["imports"]
+    assert imports["unknown_ids"] == 1
+    assert job.num_asked() == 20
+
+
+def test_a_finished_artifact_needs_no_engine(job: Job) -> None:
+    first = job.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lorecast.jobs.cluster.connect", lambda compute: pytest.fail("started Ray"))
+        assert job.run(breaks_after=0).facts == first.facts
+
+
+@pytest.mark.bad_input
+def test_without_vllm_the_extras_are_named(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EngineError, match=r"lorecast\[cpu\]"):
+        generate.run(job.config(), job.dataset, Console(quiet=True))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
