@@ -143,7 +143,9 @@ def run(config: ExperimentConfig, console: Console, invocation: str = "") -> Pat
     `invocation`: the words that named the experiment, for the lines the report tells to type.
     """
     from lorecast.jobs import report
+    from lorecast.lifecycle.mlflow_registry import open_registry
 
+    open_registry(config).check()  # now, rather than after hours of work
     pipeline = Pipeline(config, console)
     console.heading(f"lorecast run · {config.name}")
     pipeline.register()

@@ -68,6 +68,21 @@ class MLflowRegistry:
     def uri(self) -> str:
         return _without_credentials(self.tracking_uri)
 
+    def check(self) -> None:
+        """Raises RegistryError if a server does not answer: within seconds, and without importing
+        MLflow, which would retry for minutes."""
+        address = urlsplit(self.tracking_uri)
+        port = address.port or _PORTS.get(address.scheme.partition("+")[0])
+        if not address.hostname or port is None:
+            return
+        try:
+            socket.create_connection((address.hostname, port), _CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise RegistryError(
+                f"MLflow at {self.uri} does not answer ({error.strerror or error}): start it, or "
+                "name another in registry.tracking_uri or MLFLOW_TRACKING_URI"
+            ) from None
+
     def find(self, model: str, fingerprint: str) -> ModelVersion | None:
         database = self._database()
         if database is not None:
@@ -184,7 +199,7 @@ class MLflowRegistry:
         database = self._database()
         if database is not None and not create and not database.exists():
             raise RegistryError(f"{database}: no registry here yet; `lorecast run` makes one")
-        self._probe()
+        self.check()
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         with warnings.catch_warnings():
@@ -198,20 +213,6 @@ class MLflowRegistry:
             except (MlflowException, SQLAlchemyError, OSError) as error:
                 reason = _redact(str(error), self.tracking_uri).strip().split("\n")[0]
                 raise RegistryError(f"MLflow at {self.uri}: {reason}") from None
-
-    def _probe(self) -> None:
-        """Fails fast where MLflow would retry for minutes."""
-        address = urlsplit(self.tracking_uri)
-        port = address.port or _PORTS.get(address.scheme.partition("+")[0])
-        if not address.hostname or port is None:
-            return
-        try:
-            socket.create_connection((address.hostname, port), _CONNECT_TIMEOUT_S).close()
-        except OSError as error:
-            raise RegistryError(
-                f"MLflow at {self.uri} does not answer ({error.strerror or error}): start it, or "
-                "name another in registry.tracking_uri or MLFLOW_TRACKING_URI"
-            ) from None
 
 
 def _log(client: "MlflowClient", run_id: str, run: RunRecord) -> None:
