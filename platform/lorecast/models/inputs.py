@@ -4,6 +4,8 @@ Shapes: B batch, L history, N an item's fields, M = N + 1 a history step's field
 X extra fields, E embedding width.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor
 from lorecast.data.batches import Samples
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Row numbers of samples; a model turns them into features. Any integer type; 0 is unknown."""
 
     user_row_B: Tensor
@@ -35,18 +38,26 @@ class Batch(NamedTuple):
 
     def take(self, index: Tensor) -> Self:
         """The samples at `index`, in its order."""
-        return type(self)(*(rows.index_select(0, index) for rows in self))
+        return self._each(lambda rows: rows.index_select(0, index))
 
     def slice(self, start: int, stop: int) -> Self:
         """The samples from `start` to before `stop`, as views."""
-        return type(self)(*(rows[start:stop] for rows in self))
+        return self._each(lambda rows: rows[start:stop])
 
     def to(self, device: torch.device) -> Self:
         """The same batch on `device`."""
-        return type(self)(*(rows.to(device, non_blocking=True) for rows in self))
+        return self._each(lambda rows: rows.to(device))
 
     def __len__(self) -> int:
-        return self.item_row_B.shape[0]
+        return len(self.item_row_B)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(
+            change(self.user_row_B),
+            change(self.item_row_B),
+            change(self.history_item_BL),
+            change(self.history_rating_BL),
+        )
 
 
 class Fields(NamedTuple):

@@ -1,7 +1,7 @@
 """The samples of an experiment as tensors in memory, checked before anything is trained on them."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from lorecast.models.inputs import Batch
 from lorecast.training.metrics import Metrics
 
 
-class Labelled(NamedTuple):
+@dataclass(frozen=True)
+class Labelled:
     """Samples of a split, ready for training or measuring."""
 
     rows: Batch

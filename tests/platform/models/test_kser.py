@@ -1,0 +1,108 @@
+import numpy as np
+import torch
+
+from lorecast.config import KSERConfig, ModelConfig
+from lorecast.models.extractors.kser import KSER
+from lorecast.models.inputs import Batch, FieldCounts, Fields
+from lorecast.models.knowledge import Chunk, KnowledgeShape, SideKnowledge, gather
+from tests import planted
+
+COUNTS = FieldCounts(target=2, history=3, extra=1, dim=8)
+CONFIG = ModelConfig(embedding_dim=8, kser=KSERConfig(dim=12, heads=3, gate_hidden=16))
+
+
+def _fields(batch: int = 4) -> Fields:
+    return Fields(
+        torch.randn(batch, 2, 8),
+        torch.randn(batch, 5, 3, 8),
+        torch.rand(batch, 5) < 0.8,
+        torch.randn(batch, 1, 8),
+    )
+
+
+def _knowledge(batch: int = 4) -> dict[str, SideKnowledge]:
+    return {
+        side: SideKnowledge(
+            torch.randn(3, chunks, planted.DIM),
+            torch.ones(3, chunks, dtype=torch.bool),
+            torch.randint(3, (batch,)),
+        )
+        for side, chunks in (("item", 3), ("user", 1))
+    }
+
+
+def _kser(shape: KnowledgeShape = planted.SHAPE) -> KSER:
+    torch.manual_seed(0)
+    return KSER(CONFIG, shape, COUNTS).eval()
+
+
+def test_gates_start_at_one() -> None:
+    _, gates = _kser()(_fields(), _knowledge())
+    assert gates.shape == (4, 4)
+    assert (gates == 1).all()
+
+
+def test_gates_stay_between_zero_and_two_and_send_no_gradient_to_the_context() -> None:
+    kser, fields = _kser(), _fields()
+    kser.filter.by_all.weight.data.normal_()
+    fields.target_BNE.requires_grad_()
+    _, gates = kser(fields, _knowledge())
+    assert ((gates > 0) & (gates < 2)).all()
+    assert gates.std() > 0
+    gates.sum().backward()
+    assert fields.target_BNE.grad is None
+
+
+def test_a_missing_text_is_as_if_it_were_not_there() -> None:
+    kser, fields, knowledge = _kser(), _fields(), _knowledge()
+    knowledge["item"].mask_UC[:, 1] = False
+    expected, gates = kser(fields, knowledge)
+    knowledge["item"].vector_UCD[:, 1] = 1e3
+    found, _ = kser(fields, knowledge)
+    torch.testing.assert_close(found, expected)
+    assert (gates[:, 1] == 0).all()
+
+
+def test_entities_without_any_text_work_in_training_too() -> None:
+    kser, knowledge = _kser().train(), _knowledge()
+    for side in knowledge.values():
+        side.mask_UC[...] = False
+    extra, gates = kser(_fields(), knowledge)
+    extra.sum().backward()
+    assert extra.isfinite().all()
+    assert not gates.any()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in kser.parameters())
+
+
+def test_muted_chunks_say_as_little_as_missing_ones() -> None:
+    layer, query = _kser().align[0], torch.randn(4, 6, 8)
+    all_there = torch.ones(4, 3, dtype=torch.bool)
+    muted = layer(query, torch.zeros(4, 3, 12), all_there)
+    torch.testing.assert_close(muted, layer(query, torch.randn(4, 3, 12), ~all_there))
+
+
+def test_one_side_alone_works() -> None:
+    shape = KnowledgeShape(dim=planted.DIM, item_chunks=(Chunk("facts", "a"), Chunk("b", "c")))
+    knowledge = {
+        "item": SideKnowledge(
+            torch.randn(3, 2, planted.DIM), torch.ones(3, 2).bool(), torch.tensor([0, 2, 2, 1])
+        )
+    }
+    extra, gates = _kser(shape)(_fields(), knowledge)
+    assert extra.shape == (4, 2, 8)
+    assert gates.shape == (4, 2)
+
+
+def test_two_layers_align_deeper() -> None:
+    config = CONFIG.model_copy(update={"kser": KSERConfig(dim=12, heads=3, layers=2)})
+    extra, _ = KSER(config, planted.SHAPE, COUNTS)(_fields(), _knowledge())
+    assert extra.shape == (4, 2, 8)
+
+
+def test_gather_reads_every_distinct_entity_once(rng: np.random.Generator) -> None:
+    samples, vectors = planted.world(rng, 50)
+    batch = Batch.of(samples)
+    known = gather(vectors, planted.SHAPE, batch)["item"]
+    assert len(known.vector_UCD) == len(np.unique(samples.item_row_B))
+    expected = vectors.arrays["item"][samples.item_row_B].astype(np.float32)
+    np.testing.assert_array_equal(known.vector_UCD[known.entity_B].numpy(), expected)

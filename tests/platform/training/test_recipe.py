@@ -1,0 +1,34 @@
+from lorecast.artifacts import fingerprint
+from lorecast.config import ExperimentConfig, KSERConfig, Strategy, load_config
+from lorecast.training.recipe import Recipe
+
+
+def _identity(config: ExperimentConfig, strategy: Strategy, seed: int = 0) -> str:
+    recipe = Recipe(model=config.model, training=config.training, strategy=strategy, seed=seed)
+    return fingerprint(recipe.identity())
+
+
+def test_a_model_is_itself_whatever_else_the_experiment_trains() -> None:
+    one = load_config(None, ["training.seeds=[0]", "training.strategies=[base]"])
+    many = load_config(None, ["training.seeds=[0,1,2]", "compute.train_workers=2"])
+    assert _identity(one, "base") == _identity(many, "base")
+
+
+def test_strategy_seed_and_schedule_make_another_model() -> None:
+    config = load_config()
+    other = load_config(None, ["training.learning_rate=0.01"])
+    found = {
+        _identity(config, "base"),
+        _identity(config, "base", seed=1),
+        _identity(config, "all_parameters"),
+        _identity(other, "base"),
+    }
+    assert len(found) == 4
+
+
+def test_the_bare_backbone_does_not_depend_on_the_extractor() -> None:
+    config = load_config()
+    model = config.model.model_copy(update={"kser": KSERConfig(dim=64)})
+    wider = config.model_copy(update={"model": model})
+    assert _identity(config, "base") == _identity(wider, "base")
+    assert _identity(config, "all_parameters") != _identity(wider, "all_parameters")
