@@ -54,7 +54,7 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
         num_users=scorer.bundle.schema.num_users,
         num_items=scorer.bundle.schema.num_items,
         history_length=scorer.bundle.history_length,
-        rating_range=scorer.rating_range,
+        rating_range=list(scorer.rating_range),
         max_items=max_items,
         metrics={split: dict(values) for split, values in scorer.bundle.metrics.items()},
     )
@@ -89,7 +89,7 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
         """Answers once the model is loaded."""
         return HealthAnswer(**origin, status="ok")
 
-    _describe_requests(app)
+    _describe_requests(app, max_items, scorer.rating_range)
     return app
 
 
@@ -176,6 +176,7 @@ def _invalid(error: ValidationError) -> HTTPException:
         "missing": "is required",
         "too_short": "must not be empty",
         "string_type": "must be a string or an integer",
+        "int_type": "must be an integer",
     }.get(first["type"], first["msg"])
     return HTTPException(422, f"{'.'.join(map(str, path))}: {message}")
 
@@ -189,10 +190,18 @@ def _takes(request: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def _describe_requests(app: FastAPI) -> None:
-    """Adds the request models, which no route declares, to the OpenAPI document."""
+def _describe_requests(app: FastAPI, max_items: int, rating_range: tuple[float, float]) -> None:
+    """Adds the request models, which no route declares, to the OpenAPI document, with the limits."""
     schemas = app.openapi()["components"]["schemas"]
     for model in (ScoreRequest, RankRequest):
         schema = model.model_json_schema(ref_template=_COMPONENT)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
+        for name in ("item_ids", "history"):
+            field = schema["properties"][name]
+            next(t for t in field.get("anyOf", [field]) if t["type"] == "array")["maxItems"] = (
+                max_items
+            )
+    schemas["RankRequest"]["properties"]["k"]["maximum"] = max_items
+    low, high = rating_range
+    schemas["HistoryEntry"]["properties"]["rating"] |= {"minimum": low, "maximum": high}

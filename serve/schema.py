@@ -6,9 +6,39 @@ values: their models here describe, they do not run.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+)
 
-Id = Annotated[StrictStr | StrictInt, Field(description="an id as in the tables; 7 means '7'")]
+
+def _whole(value: float) -> int:
+    if not value.is_integer():
+        raise ValueError("must be whole")
+    return int(value)
+
+
+_Whole = Annotated[StrictFloat, Field(allow_inf_nan=False), AfterValidator(_whole)]
+"""JSON has one kind of number: 7.0 is an integer."""
+
+Id = Annotated[
+    StrictStr | StrictInt | _Whole,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "integer"}],
+            "description": "an id as in the tables; 7 means '7'",
+        }
+    ),
+]
+Count = Annotated[
+    StrictInt | _Whole, Field(ge=1), WithJsonSchema({"type": "integer", "minimum": 1})
+]
 
 
 class _Request(BaseModel):
@@ -46,7 +76,7 @@ class RankRequest(_Request):
     """How many of which items to rank for which user."""
 
     user_id: Id
-    k: int = Field(ge=1, strict=True, description="length of the ranking")
+    k: Count = Field(description="length of the ranking")
     item_ids: list[Id] | None = Field(
         None, min_length=1, description="candidates; default: all items of the model"
     )
@@ -97,7 +127,7 @@ class ModelAnswer(_Answer):
     num_users: int
     num_items: int
     history_length: int
-    rating_range: tuple[float, float]
+    rating_range: list[float] = Field(description="lowest and highest a history may hold")
     max_items: int = Field(description="most candidates a request may hold")
     metrics: dict[str, dict[str, float]] = Field(description="by split")
 

@@ -68,6 +68,7 @@ def test_registers_once_in_each_registry(
     assert run().facts["run_id"] == first.facts["run_id"]
 
 
+@pytest.mark.bad_input
 def test_unreachable_registry_keeps_the_model(
     workspace: Path, tiny_dataset: Dataset, vectors: VectorsTable, trained: Artifact
 ) -> None:

@@ -69,7 +69,7 @@ def test_every_answer_says_where_it_comes_from(client: TestClient, scorer: Score
         assert answer.json()["model_version"] == "films/3"
         assert answer.json()["knowledge"] == scorer.bundle.fingerprints["knowledge"]
     card = ModelAnswer.model_validate(answers[2].json())
-    assert (card.num_items, card.rating_range, card.max_items) == (40, (1, 5), MAX_ITEMS)
+    assert (card.num_items, card.rating_range, card.max_items) == (40, [1, 5], MAX_ITEMS)
     assert HealthAnswer.model_validate(answers[3].json()).status == "ok"
 
 

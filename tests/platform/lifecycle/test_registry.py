@@ -125,6 +125,7 @@ class TestMLflow(RegistryContract):
         assert not mlflow_registry.knows(version, "print-2")
 
 
+@pytest.mark.bad_input
 def test_unreachable_server_is_an_error_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -140,6 +141,7 @@ def test_unreachable_server_is_an_error_at_once() -> None:
     assert f"http://127.0.0.1:{port}" in str(caught.value)
 
 
+@pytest.mark.bad_input
 def test_looking_does_not_make_a_store(tmp_path: Path) -> None:
     registry = MLflowRegistry(tracking_uri=f"sqlite:///{tmp_path / 'no.db'}", experiment="tests")
     with pytest.raises(RegistryError, match="no registry here yet"):
@@ -159,6 +161,7 @@ def test_references(text: str, expected: tuple[str, str | int]) -> None:
     assert parse_reference(text) == expected
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("text", ["films", "models:/films", "models:/@a", "models:/films/latest"])
 def test_wrong_references_say_the_form(text: str) -> None:
     with pytest.raises(RegistryError, match="models:/NAME@ALIAS"):

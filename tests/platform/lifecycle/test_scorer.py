@@ -129,17 +129,20 @@ def test_no_rows_no_scores(scorer: Scorer) -> None:
     assert scorer.score([], []).shape == (0,)
 
 
+@pytest.mark.bad_input
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="nowhere: no such bundle"):
         Scorer.load(tmp_path / "nowhere")
 
 
+@pytest.mark.bad_input
 def test_half_written_bundle(bundle: Path) -> None:
     (bundle / "bundle.json").unlink()
     with pytest.raises(ArtifactError, match="half-written"):
         Scorer.load(bundle)
 
 
+@pytest.mark.bad_input
 def test_cut_file(bundle: Path) -> None:
     weights = bundle / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
@@ -147,12 +150,14 @@ def test_cut_file(bundle: Path) -> None:
         Scorer.load(bundle)
 
 
+@pytest.mark.bad_input
 def test_missing_file(bundle: Path) -> None:
     (bundle / "item.npy").unlink()
     with pytest.raises(ArtifactError, match=r"item\.npy is missing"):
         Scorer.load(bundle)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -168,6 +173,7 @@ def test_foreign_card(bundle: Path, content: str, message: str) -> None:
         Scorer.load(bundle)
 
 
+@pytest.mark.bad_input
 def test_files_of_another_model(bundle: Path) -> None:
     path = bundle / "bundle.json"
     card = json.loads(path.read_text())
