@@ -42,7 +42,7 @@ def measure() -> Outcome:
         prepared = _facts(workspace, "prepare")
         generated = _facts(workspace, "generate")
         answer = _serve_and_score([lorecast, "serve", *experiment])
-    ratings = sum(prepared["rows"].values()) + prepared["prefix_interactions"]
+    ratings = prepared["interactions"]
     texts = generated["imported_texts"]
     models = {model["strategy"]: model["test"]["auc"] for model in result["models"]}
     difference = result["differences"][0]

@@ -295,14 +295,14 @@ def _each(
 
     tasks = ray.data.from_items([{"index": i} for i in range(count)], override_num_blocks=count)
     with console.progress(description, count) as progress:
-        for row in tasks.map(guarded, num_cpus=_labels_per_core()).iter_rows():
+        for row in tasks.map(guarded, num_cpus=labels_per_core()).iter_rows():
             if row["error"]:
                 raise InputError(row["error"])
             yield row["index"], json.loads(row["result"])
             progress.advance()
 
 
-def _labels_per_core() -> float:
+def labels_per_core() -> float:
     """Logical CPUs of this node per core it has: a local Ray has more labels than cores."""
     import ray
 

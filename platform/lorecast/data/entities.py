@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,9 @@ from lorecast.data.files import Chunk, TableFiles
 from lorecast.data.layout import FEATURE_PREFIX, item_schema, user_schema
 from lorecast.data.rejected import RowChecks, nulls
 from lorecast.errors import ConfigError, InputError
+
+RESERVED_TEXTS: Final = frozenset(item_schema((), ()).names + user_schema((), (), 1).names)
+"""Names that text columns cannot have: the prepared tables use them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +82,7 @@ def read_entities(files: TableFiles, side: Side, columns: EntityColumns) -> Enti
 
 def entities_of(chunk: Chunk, file: str, side: Side, columns: EntityColumns) -> Entities:
     """The entities in a table already read from `file`; see `read_entities`."""
-    taken = {*item_schema((), ()).names, *user_schema((), (), 1).names}.intersection(columns.text)
-    if taken:
+    if taken := RESERVED_TEXTS.intersection(columns.text):
         name = sorted(taken)[0]
         raise InputError(
             f"{file}: the text column {name!r} (named in dataset.{side}s.text) has a name that "

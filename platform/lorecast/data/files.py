@@ -206,6 +206,11 @@ class TableFiles:
             return pq.read_metadata(path)
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file's name says that it is a table this module reads."""
+    return bool(_suffix(path)) and path.is_file()
+
+
 def _csv_options(csv: CsvFormat, on_malformed: object = None) -> dict[str, object]:
     return {
         "read_options": pa_csv.ReadOptions(
