@@ -42,12 +42,10 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object a line, for 
 
 
 def _open(experiment: list[str] | None, as_json: bool) -> "tuple[ExperimentConfig, Console]":
-    from lorecast.config import load_config
+    from lorecast.config import load_experiment
     from lorecast.jobs.console import Console
 
-    words = experiment or []
-    path = words[0] if words and "=" not in words[0] else None
-    return load_config(path, words[path is not None :]), Console(as_json=as_json)
+    return load_experiment(experiment or []), Console(as_json=as_json)
 
 
 @app.command(epilog="Example: `lorecast run configs/ml-1m.yaml dataset.path=DIR`")

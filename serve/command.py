@@ -34,12 +34,10 @@ def serve(
     Examples: `lorecast serve` · `lorecast serve mine.yaml --port 8080` ·
     `lorecast serve --model models:/lorecast-world/3` · `lorecast serve --bundle FOLDER`
     """
-    from lorecast.config import load_config
+    from lorecast.config import load_experiment
     from lorecast.serve import run
 
-    words = experiment or []
-    path = words[0] if words and "=" not in words[0] else None
-    overrides = words[path is not None :]
-    overrides += [f"serving.host={host}"] if host else []
-    overrides += [f"serving.port={port}"] if port else []
-    run.run(load_config(path, overrides), model=model, bundle=bundle)
+    words = list(experiment or [])
+    words += [f"serving.host={host}"] if host else []
+    words += [f"serving.port={port}"] if port else []
+    run.run(load_experiment(words), model=model, bundle=bundle)

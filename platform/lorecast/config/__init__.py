@@ -1,6 +1,6 @@
 """The experiment file: schema, loading, description."""
 
-from lorecast.config.loading import describe_fields, dump_config, load_config
+from lorecast.config.loading import describe_fields, dump_config, load_config, load_experiment
 from lorecast.config.schema import (
     ComputeConfig,
     DatasetConfig,
@@ -44,4 +44,5 @@ __all__ = [
     "describe_fields",
     "dump_config",
     "load_config",
+    "load_experiment",
 ]

@@ -1,6 +1,6 @@
 """From a YAML file and `key=value` overrides to an `ExperimentConfig`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,24 +27,42 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         raise ConfigError(f"{origin}: {_explain(error)}") from None
 
 
+def load_experiment(words: Sequence[str]) -> ExperimentConfig:
+    """The experiment a command line names: `[CONFIG] [KEY=VALUE]...`."""
+    named = bool(words) and "=" not in words[0]
+    return load_config(words[0] if named else None, words[named:])
+
+
 def dump_config(config: ExperimentConfig) -> str:
     """The whole experiment as YAML, defaults included; `load_config` reads it back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def describe_fields(model: type[BaseModel] = ExperimentConfig) -> Iterator[tuple[str, str, str]]:
-    """All keys of the experiment, in order, as (dotted key, default, description)."""
+    """All keys of the experiment, in order, as (dotted key, default, description).
+
+    A key of a list's entries reads `list[kind].key`.
+    """
     for name, field in model.model_fields.items():
-        nested = [t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)]
-        if nested and not name.startswith("fields"):
-            for key, default, text in describe_fields(nested[0]):
-                yield f"{name}.{key}", default, text
-        else:
+        sections = list(_sections(field.annotation))
+        if not sections or len(sections) > 1:
             yield name, _show_default(field), field.description or ""
+        for section in sections:
+            place = name if len(sections) == 1 else f"{name}[{_kind(section)}]"
+            for key, default, text in describe_fields(section):
+                yield f"{place}.{key}", default, text
 
 
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections inside an annotation such as `A | None` or `tuple[A | B, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _kind(section: type[BaseModel]) -> str:
+    return str(get_args(section.model_fields["kind"].annotation)[0])
 
 
 def _show_default(field: Any) -> str:

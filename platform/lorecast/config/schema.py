@@ -146,7 +146,7 @@ class DatasetConfig(Section):
 class GeneratedField(Section):
     """A field the LLM writes: one answer for each factor of a factor set."""
 
-    kind: Literal["generate"] = "generate"
+    kind: Literal["generate"] = Field("generate", description="the LLM writes it")
     name: str = Field(description="name of the field, unique in the experiment")
     side: Side = Field(description="user or item")
     factor_set: str = Field("world", description="shipped set (world, films) or a folder")
@@ -156,7 +156,7 @@ class GeneratedField(Section):
 class ImportedField(Section):
     """A field whose texts exist already, cut to chunks by sentences."""
 
-    kind: Literal["import"]
+    kind: Literal["import"] = Field(description="the texts exist")
     name: str = Field(description="name of the field, unique in the experiment")
     side: Side = Field(description="user or item")
     file: str = Field(description="Parquet or JSON lines; relative paths start at dataset.path")
