@@ -191,7 +191,7 @@ def _takes(request: type[BaseModel]) -> dict[str, Any]:
 
 
 def _describe_requests(app: FastAPI, max_items: int, rating_range: tuple[float, float]) -> None:
-    """Adds the request models, which no route declares, to the OpenAPI document, with the limits."""
+    """Adds the request models, which no route declares, and the limits to the OpenAPI document."""
     schemas = app.openapi()["components"]["schemas"]
     for model in (ScoreRequest, RankRequest):
         schema = model.model_json_schema(ref_template=_COMPONENT)
