@@ -1,13 +1,13 @@
-"""Prompts to answers on Ray Data: blocks on disk, engine actors, parts in the knowledge store.
+"""Blocks of prompts through engine actors into the knowledge store.
 
-A block of prompts is the unit of everything. An actor takes one, writes its answers to the store
-under a name made of their keys, and returns only counts. A block that Ray hands out a second time
-is found written and costs nothing, so a killed run pays at most one block an engine twice.
+An actor writes a block's answers to the store under a name made of their keys, and returns only
+counts. A block that Ray hands out a second time is found written and costs nothing, so a killed
+run pays at most one block an engine twice.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +19,12 @@ import pyarrow.parquet as pq
 
 from lorecast.config import ComputeConfig
 from lorecast.errors import EngineError
-from lorecast.jobs import cluster
+from lorecast.jobs.blocks import Columns, map_blocks, open_block
 from lorecast.knowledge.answers import judge
 from lorecast.knowledge.engine import Engine
 from lorecast.knowledge.store import SCHEMA, KnowledgeStore
 
 MakeEngine = Callable[[], Engine]
-
-_MAX_ATTEMPTS = 3
-"""For a block whose engine's process dies; Ray would start it anew for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +61,6 @@ class Tally:
         self.engine_seconds += counts.seconds
 
 
-def write_blocks(prompts: Iterable[pa.Table], folder: Path, block_rows: int) -> list[Path]:
-    """Prompts (`plan.SCHEMA`) as files of `block_rows` each, the last perhaps smaller."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for block in _recut(prompts, block_rows):
-        path = folder / f"block-{len(paths):06d}.parquet"
-        pq.write_table(block, path)
-        paths.append(path)
-    return paths
-
-
 def ask(
     blocks: Sequence[Path],
     make_engine: MakeEngine,
@@ -84,34 +70,28 @@ def ask(
     run_id: str,
     compute: ComputeConfig,
     environment: Mapping[str, str],
-) -> Iterator[BlockCounts]:
-    """Answers blocks into the store and yields their counts as they finish.
+) -> Generator[BlockCounts, None, None]:
+    """Answers blocks of prompts (`plan.SCHEMA`) into the store; yields counts as they finish.
 
     `model` and `run_id` are written beside the answers. Engines start with the first block and
     are gone when the iterator is exhausted or closed.
     """
-    import ray
-
-    cluster.connect(compute)
-    dataset = ray.data.from_items(
-        [{"block": str(path.resolve())} for path in blocks], override_num_blocks=len(blocks)
-    ).map_batches(
+    arguments = {
+        "make_engine": make_engine,
+        "store": KnowledgeStore(store.folder.resolve()),
+        "model": model,
+        "run_id": run_id,
+    }
+    for counts in map_blocks(
+        blocks,
         _Asker,
-        fn_constructor_kwargs={
-            "make_engine": make_engine,
-            "store": KnowledgeStore(store.folder.resolve()),
-            "model": model,
-            "run_id": run_id,
-        },
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(compute.engines, len(blocks))),
-        num_cpus=1,
-        num_gpus=compute.engine_gpus or None,
-        runtime_env={"env_vars": dict(environment)},
-    )
-    with cluster.our_errors():
-        for row in dataset.iter_rows():
-            yield BlockCounts(**row)
+        arguments,
+        compute,
+        actors=compute.engines,
+        gpus=compute.engine_gpus,
+        environment=environment,
+    ):
+        yield BlockCounts(**{name: values.tolist()[0] for name, values in counts.items()})
 
 
 class _Asker:
@@ -126,13 +106,10 @@ class _Asker:
         self._run_id = run_id
         self._engine: Engine | None = None
 
-    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
-        path = Path(batch["block"][0])
-        _count_attempt(path)
+    def __call__(self, batch: Columns) -> dict[str, list[Any]]:
+        block = open_block(batch, EngineError)
         if self._engine is None:
-            # Not in the constructor: there, an error is a dead actor that Ray starts again.
             self._engine = self._make_engine()
-        block = pq.read_table(path)
         part = self._store.path_of(block["key"].to_pylist())
         started_s = time.monotonic()
         if not self._is_written(part):
@@ -160,19 +137,6 @@ class _Asker:
         return pa.table(columns, schema=SCHEMA)
 
 
-def _count_attempt(block: Path) -> None:
-    """Leaves a mark that survives this process. Raises EngineError after too many."""
-    attempts = block.with_suffix(".attempts")
-    with attempts.open("ab") as marks:
-        marks.write(b".")
-    if attempts.stat().st_size > _MAX_ATTEMPTS:
-        raise EngineError(
-            f"the engine's process ended {_MAX_ATTEMPTS} times over the same prompts, as it does "
-            "when memory runs out; lower compute.engine_batch or knowledge.llm.max_model_len, or "
-            "give it a larger machine"
-        )
-
-
 def _count(part: Path, started_s: float) -> dict[str, int | float | str]:
     table = pq.read_table(part)
     failed = np.flatnonzero(table["status"].to_numpy() == "failed")
@@ -184,17 +148,3 @@ def _count(part: Path, started_s: float) -> dict[str, int | float | str]:
         "output_tokens": int(table["output_tokens"].to_numpy().sum()),
         "seconds": time.monotonic() - started_s,
     }
-
-
-def _recut(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    pending: list[pa.Table] = []
-    num_pending = 0
-    for table in tables:
-        pending.append(table)
-        num_pending += table.num_rows
-        while num_pending >= rows:
-            joined = pa.concat_tables(pending)
-            yield joined.slice(0, rows)
-            pending, num_pending = [joined.slice(rows)], num_pending - rows
-    if num_pending:
-        yield pa.concat_tables(pending)

@@ -23,7 +23,8 @@ from lorecast.artifacts import Artifact, Draft, StageSpec, build, find
 from lorecast.config import ExperimentConfig, ImportedField
 from lorecast.data.dataset import Dataset
 from lorecast.errors import EngineError
-from lorecast.jobs.asking import MakeEngine, Tally, ask, write_blocks
+from lorecast.jobs.asking import MakeEngine, Tally, ask
+from lorecast.jobs.blocks import thread_environment, write_blocks
 from lorecast.jobs.console import Console
 from lorecast.jobs.vllm_engine import VLLMEngine, VLLMSettings, check_installed, environment
 from lorecast.knowledge import rows, store
@@ -197,7 +198,8 @@ def _ask(
         model=model.source,
         run_id=uuid.uuid4().hex,
         compute=compute,
-        environment=environment(model, compute.engine_gpus, compute.threads),
+        environment=thread_environment(compute, compute.engines)
+        | environment(model, compute.engine_gpus),
     )
     with closing(answered), console.progress("generate", total) as task:
         for counts in answered:

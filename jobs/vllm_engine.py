@@ -32,22 +32,18 @@ def check_installed() -> None:
         )
 
 
-def environment(model: LanguageModel, num_gpus: float, threads: int | None) -> dict[str, str]:
+def environment(model: LanguageModel, num_gpus: float) -> dict[str, str]:
     """Variables of the engine's process; those already set by the user win."""
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
-        "TOKENIZERS_PARALLELISM": "true",
     }
     if model.is_local:
         variables["HF_HUB_OFFLINE"] = "1"
     if num_gpus == 0:
-        cores = sorted(os.sched_getaffinity(0))[: threads or None]
-        variables["VLLM_CPU_KVCACHE_SPACE"] = "1"
-        # `auto` leaves one core idle.
-        variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
-        variables["OMP_NUM_THREADS"] = str(len(cores))
+        variables["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # `auto` leaves one core idle
     return {name: os.environ.get(name, value) for name, value in variables.items()}
 
 

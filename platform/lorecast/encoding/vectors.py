@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,9 +106,8 @@ class VectorsTable:
         }
 
 
-def _map(path: Path) -> NDArray[np.generic]:
-    array: NDArray[np.generic] = np.load(path, mmap_mode="r")
-    return array
+def _map(path: Path) -> Any:
+    return np.load(path, mmap_mode="r")
 
 
 class VectorsWriter:
@@ -117,10 +116,9 @@ class VectorsWriter:
     def __init__(self, folder: Path, side: Side, num_rows: int, num_chunks: int, dim: int) -> None:
         """`num_rows` counts entities; row 0 comes on top."""
         shape = (num_rows + 1, num_chunks)
-        self._vectors = np.lib.format.open_memmap(
-            folder / f"{side}.npy", "w+", np.float16, (*shape, dim)
-        )
-        self._mask = np.lib.format.open_memmap(folder / f"{side}_mask.npy", "w+", np.bool_, shape)
+        create: Any = np.lib.format.open_memmap
+        self._vectors = create(folder / f"{side}.npy", "w+", np.float16, (*shape, dim))
+        self._mask = create(folder / f"{side}_mask.npy", "w+", np.bool_, shape)
 
     def put(
         self,

@@ -1,0 +1,120 @@
+"""encode with an in-memory encoder through Ray Data: every text at its row and chunk."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lorecast.artifacts import Artifact, StageSpec, build
+from lorecast.config import ComputeConfig, ExperimentConfig
+from lorecast.data.dataset import Dataset
+from lorecast.encoding.encoder import HashEncoder
+from lorecast.encoding.vectors import VectorsTable
+from lorecast.errors import EncodingError
+from lorecast.jobs import encode
+from lorecast.jobs.console import Console
+from lorecast.knowledge.leakage import NO_KNOWLEDGE, UNKNOWN_END
+from lorecast.knowledge.rows import KNOWLEDGE, SCHEMA
+
+FIELDS = [
+    {"name": "facts", "side": "item", "factors": ["mood", "theme"]},
+    {"name": "taste", "side": "user", "factors": ["mood"]},
+    {"name": "plot", "side": "item", "factors": ["1", "2", "3"]},
+]
+
+
+def write_knowledge(workspace: Path, rows: list[dict[str, object]]) -> Artifact:
+    """A finished knowledge artifact with these rows; what they leave out is null."""
+    spec = StageSpec(stage="generate", name="tiny", identity={"rows": len(rows)})
+    with build(workspace, spec) as draft:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), draft.path / KNOWLEDGE)
+        counts: dict[object, int] = {}
+        for row in rows:
+            counts[row["status"]] = counts.get(row["status"], 0) + 1
+        draft.facts.update(fields=FIELDS, counts=counts)
+    return Artifact.open(spec.folder(workspace))
+
+
+def row(
+    side: str, row: int, field: str, chunk: int, text: str, **more: object
+) -> dict[str, object]:
+    return {"side": side, "row": row, "field": field, "chunk": chunk, "text": text} | {
+        "status": "ok",
+        **more,
+    }
+
+
+def run(config: ExperimentConfig, dataset: Dataset, knowledge: Artifact) -> Artifact:
+    return encode.run(config, dataset, knowledge, Console(quiet=True), make_encoder=HashEncoder)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ExperimentConfig:
+    return ExperimentConfig(compute=ComputeConfig(workspace=str(tmp_path / "workspace")))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_each_text_lands_at_its_row_and_chunk(
+    config: ExperimentConfig,
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encode, "_BLOCK_TEXTS", 2)
+    rows = [
+        row("item", 3, "facts", 1, "about greed"),
+        row("item", 3, "plot", 2, "the end"),
+        row("item", 40, "facts", 0, "gloomy"),
+        row("user", 7, "taste", 0, "gloomy", history_end=4),
+        row("user", 8, "taste", 0, "cut", status="truncated", history_end=2),
+        row("user", 9, "taste", 0, "likes it gloomy"),
+        row("user", 30, "taste", 0, "likes it slow", history_end=5),
+    ]
+    artifact = run(config, tiny_dataset, write_knowledge(tmp_path / "workspace", rows))
+    table = VectorsTable.open(artifact.path)
+    table.check(tiny_dataset)
+
+    def expected(text: str) -> np.ndarray:
+        return HashEncoder().encode([text])[0]
+
+    assert table.chunks("item")[:3] == (("facts", "mood"), ("facts", "theme"), ("plot", "1"))
+    items, users = table.vectors("item"), table.vectors("user")
+    assert items.shape == (41, 5, 32)
+    assert users.shape == (31, 1, 32)
+    np.testing.assert_array_equal(items[3, 1], expected("about greed"))
+    np.testing.assert_array_equal(items[3, 4], expected("the end"))
+    np.testing.assert_array_equal(items[40, 0], expected("gloomy"))
+    np.testing.assert_array_equal(users[7, 0], expected("gloomy"))
+    assert {tuple(place) for place in np.argwhere(table.mask("item"))} == {(3, 1), (3, 4), (40, 0)}
+    assert {tuple(place) for place in np.argwhere(table.mask("user"))} == {(7, 0), (9, 0), (30, 0)}
+    assert not items[~table.mask("item")].any()
+    ends = dict(enumerate(table.user_history_end))
+    assert (ends[7], ends[9], ends[30]) == (4, UNKNOWN_END, 5)
+    assert ends[8] == NO_KNOWLEDGE, "a text that is not used has seen nothing"
+    assert artifact.facts["texts"] == 6
+    assert artifact.facts["distinct_texts"] == 5
+
+
+@pytest.mark.bad_input
+def test_nothing_usable_is_said(
+    config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    rows = [row("item", 1, "facts", 0, "cut", status="truncated")]
+    with pytest.raises(EncodingError, match="1 truncated"):
+        run(config, tiny_dataset, write_knowledge(tmp_path / "workspace", rows))
+
+
+@pytest.mark.bad_input
+def test_an_encoder_that_is_not_there_is_named(
+    config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    knowledge = write_knowledge(tmp_path / "workspace", [row("item", 1, "facts", 0, "gloomy")])
+    (tmp_path / "empty").mkdir()
+    for model, said in (("./absent", "no folder ./absent"), (str(tmp_path / "empty"), "no config")):
+        missing = config.model_copy(
+            update={"encoding": config.encoding.model_copy(update={"model": model})}
+        )
+        with pytest.raises(EncodingError, match=said):
+            encode.run(missing, tiny_dataset, knowledge, Console(quiet=True))
