@@ -7,28 +7,25 @@ values: their models here describe, they do not run.
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    StrictFloat,
     StrictInt,
     StrictStr,
     WithJsonSchema,
 )
 
 
-def _whole(value: float) -> int:
-    if not value.is_integer():
-        raise ValueError("must be whole")
-    return int(value)
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_Whole = Annotated[StrictFloat, Field(allow_inf_nan=False), AfterValidator(_whole)]
+_Integer = Annotated[StrictInt, BeforeValidator(_whole)]
 """JSON has one kind of number: 7.0 is an integer."""
 
 Id = Annotated[
-    StrictStr | StrictInt | _Whole,
+    StrictStr | StrictInt | _Integer,
     WithJsonSchema(
         {
             "anyOf": [{"type": "string"}, {"type": "integer"}],
@@ -36,9 +33,7 @@ Id = Annotated[
         }
     ),
 ]
-Count = Annotated[
-    StrictInt | _Whole, Field(ge=1), WithJsonSchema({"type": "integer", "minimum": 1})
-]
+Count = Annotated[_Integer, Field(ge=1), WithJsonSchema({"type": "integer", "minimum": 1})]
 
 
 class _Request(BaseModel):
@@ -50,6 +45,7 @@ class HistoryEntry(_Request):
 
     item_id: Id
     rating: float = Field(
+        strict=True,
         allow_inf_nan=False,
         description="within `rating_range` of /v1/model; the nearest known level counts",
     )

@@ -97,11 +97,12 @@ class MLflowRegistry:
         """Whether `version` is there and sealed so; with SQLite, without MLflow's slow import."""
         database = self._database()
         if database is not None:
-            sealed = _sealed(database, version.model, fingerprint)
-        else:
-            found = self.find(version.model, fingerprint)
-            sealed = found and (found.number, found.run_id)
-        return sealed == (version.number, version.run_id)
+            return _sealed(database, version.model, fingerprint) == (version.number, version.run_id)
+        found = self.find(version.model, fingerprint)
+        return found is not None and (found.number, found.run_id) == (
+            version.number,
+            version.run_id,
+        )
 
     def add(self, model: str, bundle: Path, run: RunRecord) -> ModelVersion:
         if (database := self._database()) is not None:
