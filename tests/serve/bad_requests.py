@@ -52,6 +52,12 @@ BAD: dict[str, tuple[str, str | bytes, int, str]] = {
         422,
         "finite",
     ),
+    "rating a string": (
+        "/v1/score",
+        _score(history=[{"item_id": "i1", "rating": "4"}]),
+        422,
+        "history.0.rating: ",
+    ),
     "history without rating": (
         "/v1/score",
         _score(history=[{"item_id": "i1"}]),
