@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -43,7 +44,7 @@ def measure() -> Outcome:
         generated = _facts(workspace, "generate")
         answer = _serve_and_score([lorecast, "serve", *experiment])
     ratings = prepared["interactions"]
-    texts = generated["imported_texts"]
+    texts = generated["imported"]
     models = {model["strategy"]: model["test"]["auc"] for model in result["models"]}
     difference = result["differences"][0]
     return Outcome(
@@ -57,9 +58,9 @@ def measure() -> Outcome:
     )
 
 
-def _facts(workspace: str, stage: str) -> dict[str, object] | dict[str, int]:
+def _facts(workspace: str, stage: str) -> dict[str, Any]:
     manifest = next(Path(workspace, stage).glob("*/manifest.json"))
-    facts: dict[str, object] = json.loads(manifest.read_text())["facts"]
+    facts: dict[str, Any] = json.loads(manifest.read_text())["facts"]
     return facts
 
 
