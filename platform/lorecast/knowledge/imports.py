@@ -165,7 +165,7 @@ def _read_json_lines(path: Path, text_column: str) -> pa.Table:
             f"{path}: not UTF-8 in line {line:,} (byte {error.start:,}); save it as UTF-8"
         ) from None
     try:
-        return pa_json.read_json(
+        table = pa_json.read_json(
             pa.BufferReader(content),
             read_options=pa_json.ReadOptions(block_size=_JSON_BLOCK_BYTES),
             # Arrow would take texts that look like dates for dates.
@@ -177,6 +177,9 @@ def _read_json_lines(path: Path, text_column: str) -> pa.Table:
         raise InputError(
             f"{path}: not JSON lines ({' '.join(str(error).split())}); write one object a line"
         ) from None
+    # Arrow adds a column that the schema names and the file lacks.
+    has_text = table[text_column].null_count < table.num_rows
+    return table if has_text else table.drop_columns([text_column])
 
 
 def _select(field: ImportedField, path: Path, table: pa.Table) -> pa.Table:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -97,7 +98,8 @@ class KnowledgeStore:
             pq.write_table(rows.cast(SCHEMA), partial, compression="zstd")
             partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise KnowledgeError(
                 f"{self.folder} cannot take more answers ({error.strerror or error}); make room "
                 "or set compute.workspace, then run again: nothing stored is lost"
@@ -128,4 +130,11 @@ class KnowledgeStore:
         parts = [str(part) for part in sorted(self.folder.glob("part-*.parquet"))]
         if not parts:
             return SCHEMA.empty_table().select(columns)
-        return pads.dataset(parts, schema=SCHEMA, format="parquet").to_table(columns=columns)
+        try:
+            return pads.dataset(parts, schema=SCHEMA, format="parquet").to_table(columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise KnowledgeError(
+                f"{self.folder} has a damaged part; delete it and run again, only its answers "
+                f"are asked anew ({reason[:300]})"
+            ) from error
