@@ -1,4 +1,4 @@
-"""Point 1j: bad input of every kind gives one clear sentence and an exit code, and loses nothing."""
+"""Point 1j: bad input of every kind gives a clear sentence and an exit code, and loses nothing."""
 
 from benchmarks.harness import Outcome
 from benchmarks.tests import run_marked
