@@ -128,14 +128,13 @@ def _plain_polars(folder: Path, target: Path) -> None:
             position=pl.int_range(pl.len(), dtype=pl.Int32).over("user_row"),
             label=(pl.col("rating") > 3).cast(pl.Int8),
             prefix=pl.min_horizontal((pl.len().over("user_row") + 1) // 2, 30),
-            history_item_rows=pl.concat_list(pl.col("item_row").shift(k) for k in steps),
-            history_ratings=pl.concat_list(pl.col("rating").shift(k) for k in steps),
+            history_item_rows=pl.concat_arr(pl.col("item_row").shift(k) for k in steps),
+            history_ratings=pl.concat_arr(pl.col("rating").shift(k) for k in steps),
         )
         .filter(pl.col("position") >= pl.col("prefix"))
         .select(
             *("user_row", "item_row", "label", "timestamp", "position", "part"),
-            pl.col("history_item_rows").list.to_array(_HISTORY),
-            pl.col("history_ratings").list.to_array(_HISTORY),
+            *("history_item_rows", "history_ratings"),
         )
         .collect()
     )

@@ -14,7 +14,7 @@ from lorecast.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Samples of one split, or of a shard of it, in file order: by user, then position."""
+    """Samples of one split, or of a shard of it, in file order (see `layout`)."""
 
     user_row_B: NDArray[np.int32]
     item_row_B: NDArray[np.int32]

@@ -1,11 +1,12 @@
 """What a prepared dataset looks like on disk: names and Arrow schemas.
 
-    samples/{train,valid,test}/part-*.parquet    one row a sample, ordered by user, then position
+    samples/{train,valid,test}/part-*.parquet    one row a sample; a user's follow each other
     items.parquet, users.parquet                 one row an entity; line i is row i + 1
     vocabularies.json                            value lists; the code of a value is its index + 1
     rejected/part-*.parquet                      what was left out, with the reason
 
-Row 0 stands for padding and for unknown entities; code 0 for an unknown feature value.
+Samples stand in a shuffled but fixed order of the users, each user's by position. Row 0 stands for
+padding and for unknown entities, code 0 for an unknown feature value.
 """
 
 from collections.abc import Iterable

@@ -31,7 +31,8 @@ from lorecast.data.samples import empty_past, past_table, sample_index, sample_t
 from lorecast.data.split import TimeSpan, parts_by_time, parts_of_users
 
 MAX_LEVELS: Final = 127
-_COMPRESSION: Final = "zstd"
+_PARQUET: Final = {"compression": "zstd", "use_dictionary": False}
+"""Windows overlap, so plain values compress better than dictionary codes, and in half the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class Preparation:
         prefix_U = self._prefixes(lines)
         user_row_U, past = past_table(lines, prefix_U, self.config.history_length)
         past = past.append_column("user_row", pa.array(user_row_U))
-        pq.write_table(past, self._past / part_name(bucket), compression=_COMPRESSION)
+        pq.write_table(past, self._past / part_name(bucket), **_PARQUET)
 
         index_B = sample_index(lines, prefix_U)
         part_B = self._parts(lines, index_B, cuts)
@@ -141,7 +142,7 @@ class Preparation:
             if len(chosen):
                 table = sample_table(lines, chosen, self.config.history_length)
                 path = samples_folder(self.target, split) / part_name(bucket)
-                pq.write_table(table, path, compression=_COMPRESSION)
+                pq.write_table(table, path, **_PARQUET)
         return Gathered(rows=counts, positives=positives)
 
     def users_past(self) -> pa.Table:
