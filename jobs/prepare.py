@@ -195,7 +195,10 @@ def _mentioned(
     for _, mentioned in _each(survey, len(fragments), "prepare: ids", console):
         for name in columns:
             ids[name].update(mentioned[name])
-    found = {name: known_only_by_id(pa.array(sorted(values))) for name, values in ids.items()}
+    found = {
+        name: known_only_by_id(pa.array(sorted(values), pa.string()))
+        for name, values in ids.items()
+    }
     return users or found[rules.columns.user], items or found[rules.columns.item]
 
 

@@ -182,6 +182,7 @@ def test_movielens_is_recognised(tmp_path: Path) -> None:
     assert (config.dataset.source, config.dataset.path) == ("movielens", str(tmp_path))
 
 
+@pytest.mark.bad_input
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     output = tmp_path / "mine.yaml"
     output.write_text("name: kept\n")
@@ -190,6 +191,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert load_config(output) == ExperimentConfig(name="kept")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

@@ -15,7 +15,7 @@ from lorecast.config import ExperimentConfig
 from lorecast.data.batches import Samples, load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.data.layout import REJECTED, SPLITS
-from lorecast.errors import BadRowsError, ConfigError, InputError
+from lorecast.errors import ArtifactError, BadRowsError, ConfigError, InputError
 from lorecast.jobs import prepare
 from lorecast.jobs.console import Console
 
@@ -207,6 +207,17 @@ def test_a_finished_dataset_is_found_again(tables: Tables, run: Run) -> None:
     assert run(tables, history_length=6).path != first.path
 
 
+@pytest.mark.bad_input
+def test_a_half_written_dataset_is_made_anew(tables: Tables, run: Run) -> None:
+    whole = run(tables)
+    expected = _found_samples(whole)
+    (whole.path / MANIFEST).unlink()
+    (whole.path / "samples" / "train" / "part-99999.parquet").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match="unfinished"):
+        Dataset.open(whole.path)
+    assert _found_samples(run(tables)) == expected
+
+
 def test_few_bad_rows_are_set_aside(tables: Tables, run: Run) -> None:
     tables["clicks"]["who"][3] = "nobody"
     tables["clicks"]["when"][5] = None
@@ -225,6 +236,7 @@ def test_few_bad_rows_are_set_aside(tables: Tables, run: Run) -> None:
     assert sorted(rows["row"].to_pylist()) == [3, 5, NUM_ITEMS]
 
 
+@pytest.mark.bad_input
 def test_many_bad_rows_stop_the_run_and_are_kept(tables: Tables, run: Run, tmp_path: Path) -> None:
     tables["clicks"]["stars"] = [None] * 30 + tables["clicks"]["stars"].tolist()[30:]
     expected = r"30 of 1,500 interactions rows cannot be used: stars is not a number \(30 rows"
@@ -263,6 +275,7 @@ def _repeated(tables: Tables) -> None:
     tables["people"]["uid"] = [1, *range(1, NUM_USERS)]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
@@ -270,6 +283,7 @@ def _repeated(tables: Tables) -> None:
         (_without("stars"), {}, r"clicks.parquet: no column 'stars' \(named in dataset.interac"),
         (_filled("clicks", "who", [1]), {}, r"clicks.parquet: column 'who' is list<.*expected str"),
         (_filled("clicks", "who", None), {}, r"1,500 of 1,500 .* who is empty"),
+        (_filled("clicks", "who", None), {"users": None, "items": None}, "who is empty"),
         (_filled("clicks", "when", 1.6e12), {}, r"when is not a time in seconds"),
         (_filled("things", "kind", [1]), {}, r"things.parquet: column 'kind' is list"),
         (_repeated, {}, r"people.parquet: 1 of 40 users rows .* uid is repeated \(1 rows, such as"),
@@ -293,6 +307,7 @@ def test_input_that_cannot_be_used(
         run(tables, **options)
 
 
+@pytest.mark.bad_input
 def test_a_csv_file_that_is_not_utf8_deep_inside(tables: Tables, run: Run, tmp_path: Path) -> None:
     artifact = run(tables, suffix="csv")
     path = tmp_path / "tables-csv" / "clicks.csv"

@@ -50,6 +50,7 @@ def test_csv_is_read_in_chunks(tmp_path: Path) -> None:
     assert [chunk.first_row for chunk in chunks] == firsts
 
 
+@pytest.mark.bad_input
 def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "clicks.parquet").touch()
     with pytest.raises(InputError, match=r"no such file; did you mean 'clicks.parquet'"):
@@ -58,6 +59,7 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
         TableFiles.find(tmp_path, "deep/er/clicks.parquet")
 
 
+@pytest.mark.bad_input
 def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
     pq.write_table(pa.table({"user_id": [1], "item_id": [2]}), tmp_path / "a.parquet")
     files = TableFiles.find(tmp_path, "a.parquet")
@@ -66,6 +68,7 @@ def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
         files.require(["item_id", "userid"], "dataset.users")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -84,6 +87,7 @@ def test_unreadable_files(tmp_path: Path, name: str, content: bytes, message: st
         files.read(list(files.column_types()))
 
 
+@pytest.mark.bad_input
 def test_mixed_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").touch()
     (tmp_path / "b.parquet").touch()

@@ -39,6 +39,7 @@ def test_good_rows_become_integers() -> None:
     }
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -90,12 +91,14 @@ def test_malformed_lines_are_rejected_rows() -> None:
     assert {row["reason"] for row in rejected} == {"malformed line"}
 
 
+@pytest.mark.bad_input
 def test_a_column_of_a_wrong_type_is_named() -> None:
     expected = r"clicks.csv: column 'stars' is list<.*>, expected numbers"
     with pytest.raises(InputError, match=expected):
         _check(_rules(), who=["ann"], what=["10"], stars=[[4]], timestamp=[5])
 
 
+@pytest.mark.bad_input
 def test_neither_label_nor_rating() -> None:
     with pytest.raises(ConfigError, match="name a label column or a rating column"):
         _rules(InteractionColumns(file="clicks"))

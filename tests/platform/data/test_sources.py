@@ -156,6 +156,7 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
     assert WorldSource(0).fingerprint() != WorldSource(1).fingerprint()
 
 
+@pytest.mark.bad_input
 def test_folders_that_hold_no_movielens(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset\.path: name the folder"):
         MovieLensSource(DatasetConfig(source="movielens"))
@@ -184,6 +185,7 @@ def _items(folder: Path, columns: EntityColumns, **table: list) -> Entities:
     return items
 
 
+@pytest.mark.bad_input
 def test_repeated_and_missing_ids_are_left_out(tmp_path: Path) -> None:
     columns = EntityColumns(file="movies.parquet", id="movie_id", title="title", features=("kind",))
     items = _items(
@@ -202,6 +204,7 @@ def test_repeated_and_missing_ids_are_left_out(tmp_path: Path) -> None:
     assert items.rejected["reason"].to_pylist() == ["movie_id is empty", "movie_id is repeated"]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

@@ -42,6 +42,7 @@ def test_one_moment_cannot_be_parted_by_time() -> None:
     assert len(set(parts.tolist())) == 1
 
 
+@pytest.mark.bad_input
 def test_an_empty_part_is_named_with_the_fix() -> None:
     rows = {"train": 10, "valid": 0, "test": 3}
     with pytest.raises(InputError, match=r"'valid' has no samples .*raise its share"):
