@@ -31,7 +31,8 @@ def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | No
     """
     if model and bundle:
         raise ServingError("--model and --bundle name two models: give one of them")
-    check_port(config.serving)
+    if not _cluster(config):
+        check_port(config.serving)
     folder, version = (bundle, None) if bundle else _fetch(config, model)
     opened = Scorer.load(folder).bundle  # a replica's own failure would be hard to read
     version = version or f"bundle-{opened.fingerprints['model'][:8]}"
@@ -101,6 +102,11 @@ def _fetch(config: ExperimentConfig, model: str | None) -> tuple[Path, str]:
     )
 
 
+def _cluster(config: ExperimentConfig) -> str | None:
+    """The address of a running Ray; none: one is started here."""
+    return config.compute.address or os.environ.get("RAY_ADDRESS")
+
+
 @contextmanager
 def _ray(config: ExperimentConfig) -> Iterator[None]:
     """Ray as configured. On leaving, the endpoint goes once requests under way are answered; Ray
@@ -108,8 +114,7 @@ def _ray(config: ExperimentConfig) -> Iterator[None]:
     import ray
     from ray import serve
 
-    address = config.compute.address or os.environ.get("RAY_ADDRESS")
-    if address:
+    if address := _cluster(config):
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(

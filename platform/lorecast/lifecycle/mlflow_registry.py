@@ -39,6 +39,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 """Ours unless the user set them."""
@@ -91,7 +92,7 @@ class MLflowRegistry:
         with self._client() as client:
             query = f"name = '{model}' and tag.`{_SEAL}` = '{fingerprint}'"
             found = client.search_model_versions(query, max_results=1)
-            return self._version(client, model, found[0].version) if found else None
+            return self._version(client, model, int(found[0].version)) if found else None
 
     def knows(self, version: ModelVersion, fingerprint: str) -> bool:
         """Whether `version` is there and sealed so; with SQLite, without MLflow's slow import."""
@@ -159,8 +160,10 @@ class MLflowRegistry:
                 dst_path=scratch,
                 tracking_uri=self.tracking_uri,
             )
-            (bundle,) = Path(fetched).iterdir()
-            bundle.rename(folder)
+            bundles = list(Path(fetched).iterdir())
+            if len(bundles) != 1:
+                raise RegistryError(f"{version} in {self.uri} holds no bundle of lorecast")
+            bundles[0].rename(folder)
 
     def _version(self, client: "MlflowClient", model: str, number: int) -> ModelVersion:
         aliases = self._aliases(client, model)
@@ -183,13 +186,13 @@ class MLflowRegistry:
         if known is not None:
             return str(known.experiment_id)
         database = self._database()
-        location = None if database is None else (database.parent / _ARTIFACTS).absolute().as_uri()
+        location = None if database is None else (database.parent / _ARTIFACTS).as_uri()
         return str(client.create_experiment(self.experiment, artifact_location=location))
 
     def _database(self) -> Path | None:
         """The file of a SQLite store; none if it is something else."""
-        scheme, _, path = self.tracking_uri.partition(":///")
-        return Path(path) if scheme == "sqlite" else None
+        scheme, _, path = self.tracking_uri.partition("?")[0].partition(":///")
+        return Path(path).absolute() if scheme == "sqlite" else None
 
     @contextmanager
     def _client(self, *, create: bool = False) -> Iterator["MlflowClient"]:
