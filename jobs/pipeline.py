@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lorecast.artifacts import Artifact
+from lorecast.artifacts import MANIFEST, Artifact
 from lorecast.config import ExperimentConfig, Strategy
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
@@ -93,17 +93,23 @@ class Pipeline:
         from lorecast.jobs import train
 
         training = self.config.training
-        models = [(strategy, seed) for seed in training.seeds for strategy in training.strategies]
-        vectors = next(filter(None, map(self._vectors, training.strategies)), None)
+        models = [(s, seed) for seed in training.seeds for s in training.strategies]
+        dataset = self.dataset
+        vectors = self._vectors(*training.strategies)
         before_s = time.time()
-        artifacts = train.run_all(self.config, self.dataset, vectors, models, self.console)
+        artifacts = train.run_all(self.config, dataset, vectors, models, self.console)
         for artifact in artifacts:
-            seconds = artifact.manifest["seconds"]
-            self._show("train", artifact, _trained(artifact), seconds, before_s)
-        return tuple(Trained(*model, made) for model, made in zip(models, artifacts, strict=True))
+            self._tell("train", artifact, artifact.manifest["seconds"], before_s, _trained)
+        return tuple(
+            Trained(strategy, seed, artifact)
+            for (strategy, seed), artifact in zip(models, artifacts, strict=True)
+        )
 
-    def _vectors(self, strategy: Strategy) -> VectorsTable | None:
-        return None if strategy == "base" else VectorsTable.open(self._encoded.path)
+    def _vectors(self, *strategies: Strategy) -> VectorsTable | None:
+        """The encoded knowledge, if one of these strategies uses it."""
+        if all(strategy == "base" for strategy in strategies):
+            return None
+        return VectorsTable.open(self._encoded.path)
 
     @cached_property
     def _registered(self) -> Artifact:
@@ -123,18 +129,22 @@ class Pipeline:
     def _timed(
         self, stage: str, make: Callable[[], Artifact], summarise: Callable[[Artifact], str]
     ) -> Artifact:
-        started_s = time.monotonic()
-        before_s = time.time()
+        started_s, before_s = time.monotonic(), time.time()
         artifact = make()
-        seconds = time.monotonic() - started_s
-        self._show(stage, artifact, summarise(artifact), seconds, before_s)
+        self._tell(stage, artifact, time.monotonic() - started_s, before_s, summarise)
         return artifact
 
-    def _show(
-        self, stage: str, artifact: Artifact, summary: str, seconds: float, before_s: float
+    def _tell(
+        self,
+        stage: str,
+        artifact: Artifact,
+        seconds: float,
+        before_s: float,
+        summarise: Callable[[Artifact], str],
     ) -> None:
-        cached = (artifact.path / "manifest.json").stat().st_mtime < before_s
-        self.console.stage(stage, summary, seconds=seconds, cached=cached)
+        """Says that a stage ended; it was cached if its manifest is older than `before_s`."""
+        cached = (artifact.path / MANIFEST).stat().st_mtime < before_s
+        self.console.stage(stage, summarise(artifact), seconds=seconds, cached=cached)
 
 
 def run(config: ExperimentConfig, console: Console, invocation: str = "") -> Path:
