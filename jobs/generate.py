@@ -71,11 +71,12 @@ def run(
 
 def _find_model(config: ExperimentConfig) -> LanguageModel:
     llm = config.knowledge.llm
+    memo = Path(config.compute.workspace) / ".digests"
     if llm.model == "world":
         from lorecast.world import llm_path
 
-        return find_language_model(str(llm_path()))
-    return find_language_model(llm.model, llm.revision)
+        return find_language_model(str(llm_path()), memo=memo)
+    return find_language_model(llm.model, llm.revision, memo=memo)
 
 
 def _spec(

@@ -1,11 +1,13 @@
 """Which language model answers: a folder or a hub name, and the digest that keys its answers."""
 
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lorecast.artifacts import fingerprint, fingerprint_files
+from lorecast.artifacts import fingerprint, fingerprint_files, write_json
 from lorecast.errors import EngineError
 
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -29,17 +31,21 @@ class LanguageModel:
         return self.revision is None and Path(self.source).is_dir()
 
 
-def find_language_model(source: str, revision: str | None = None) -> LanguageModel:
+def find_language_model(
+    source: str, revision: str | None = None, *, memo: Path | None = None
+) -> LanguageModel:
     """The model in a folder, known by its files, or on the hub, known by name and revision.
 
-    Raises EngineError if the folder is missing or lacks weights, configuration or tokenizer.
+    Reading all weights takes seconds a model of some GB: digests of unchanged files are kept in
+    the folder `memo`. Raises EngineError if the folder is missing or lacks weights, configuration
+    or tokenizer.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         _check_folder(folder)
         files = [file for file in folder.iterdir() if file.suffix in _DECISIVE]
         return LanguageModel(
-            source=str(folder.resolve()), revision=None, digest=fingerprint_files(files)
+            source=str(folder.resolve()), revision=None, digest=_digest(sorted(files), memo)
         )
     if not _HUB_NAME.fullmatch(source):
         raise EngineError(
@@ -49,6 +55,18 @@ def find_language_model(source: str, revision: str | None = None) -> LanguageMod
     return LanguageModel(
         source=source, revision=revision, digest=fingerprint(["hub", source, revision])
     )
+
+
+def _digest(files: Sequence[Path], memo: Path | None) -> str:
+    if memo is None:
+        return fingerprint_files(files)
+    states = [(str(file.resolve()), file.stat()) for file in files]
+    stamp = fingerprint([[path, state.st_size, state.st_mtime_ns] for path, state in states])
+    note = memo / f"{stamp}.json"
+    if not note.exists():
+        memo.mkdir(parents=True, exist_ok=True)
+        write_json(note, fingerprint_files(files))
+    return str(json.loads(note.read_text()))
 
 
 def _check_folder(folder: Path) -> None:

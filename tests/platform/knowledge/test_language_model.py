@@ -25,6 +25,14 @@ def test_contents_decide_and_not_the_path(
     assert find_language_model(str(moved)).digest != before.digest
 
 
+def test_the_memo_follows_changes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    memo = tmp_path_factory.mktemp("memo")
+    first = find_language_model(str(folder), memo=memo)
+    assert find_language_model(str(folder), memo=memo) == first == find_language_model(str(folder))
+    (folder / "model.safetensors").write_text("other weights")
+    assert find_language_model(str(folder), memo=memo).digest != first.digest
+
+
 def test_a_revision_is_another_model() -> None:
     names = [("org/model", None), ("org/model", "v2"), ("org/other", None)]
     assert len({find_language_model(*name).digest for name in names}) == 3
