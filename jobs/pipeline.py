@@ -144,7 +144,9 @@ class Pipeline:
     ) -> None:
         """Says that a stage ended; it was cached if its manifest is older than `before_s`."""
         cached = (artifact.path / MANIFEST).stat().st_mtime < before_s
-        self.console.stage(stage, summarise(artifact), seconds=seconds, cached=cached)
+        self.console.stage(
+            stage, summarise(artifact), seconds=0.0 if cached else seconds, cached=cached
+        )
 
 
 def run(config: ExperimentConfig, console: Console, invocation: str = "") -> Path:
