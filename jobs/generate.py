@@ -277,10 +277,10 @@ def _warn(facts: Mapping[str, Any], console: Console) -> None:
     """Says what will not become vectors."""
     for status, count in facts["counts"].items():
         if status != "ok":
-            console.note(f"{count:,} texts are left out: {status}{_ADVICE.get(status, '')}")
+            console.note(f"texts left out as {status}: {count:,}{_ADVICE.get(status, '')}")
     for texts in facts["imports"]:
         if texts["unknown_ids"]:
             console.note(
-                f"{texts['unknown_ids']:,} texts of field {texts['field']} are left out: their "
-                "ids are not in the dataset"
+                f"texts of field {texts['field']} left out, since their ids are not in the "
+                f"dataset: {texts['unknown_ids']:,}"
             )
