@@ -1,7 +1,7 @@
 """Point 1h: scores over HTTP against those that training wrote, row by row.
 
-MovieLens-1M with one LLM's short item texts, DIN+KSER for one epoch: what is compared is
-arithmetic, not quality. Each of 10,000 test rows is one request to a real Ray Serve, with that
+MovieLens-1M with one LLM's short item texts, the last tenth of each user's ratings as samples,
+DIN+KSER for one epoch: what is compared is arithmetic, not quality. Each of 10,000 test rows is one request to a real Ray Serve, with that
 row's own history; `scores.parquet` holds what the trainer scored for it in large batches.
 """
 
@@ -48,6 +48,9 @@ def measure() -> Outcome:
             f"dataset.path={data}",
             f"compute.workspace={folder}",
             f"knowledge.fields=[{json.dumps(_FIELD)}]",
+            "dataset.prefix_share=0.9",
+            "dataset.prefix_max=100000",
+            "dataset.split.test=0.2",
             "training.strategies=[all_parameters]",
             "training.epochs=1",
         ]
@@ -58,16 +61,16 @@ def measure() -> Outcome:
         scorer = lorecast.load(_only(workspace / "register") / "bundle")
         requests, chosen = _requests(dataset)
         over_http = np.empty(len(requests))
+        in_process = scorer.score(
+            [request["user_id"] for request in requests],
+            [request["item_ids"][0] for request in requests],
+            [[(h["item_id"], h["rating"]) for h in request["history"]] for request in requests],
+        )
         with serving(*experiment) as address:
             started_s = time.monotonic()
             _send(address, requests, over_http)
             seconds = time.monotonic() - started_s
             latency_s = _latencies(address, dataset)
-    in_process = scorer.score(
-        [request["user_id"] for request in requests],
-        [request["item_ids"][0] for request in requests],
-        [[(h["item_id"], h["rating"]) for h in request["history"]] for request in requests],
-    )
     trained = offline["score"].to_numpy()[chosen]
     worst = float(np.abs(over_http - trained).max())
     worst_scorer = float(np.abs(in_process - trained).max())

@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def write_bundle(
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """An opened bundle: a store of vectors to the model, see `models.knowledge.ChunkVectors`."""
+    """An opened bundle."""
 
     path: Path
     model: ModelConfig
@@ -139,22 +138,43 @@ class Bundle:
             codes[1:, place] = entities[FEATURE_PREFIX + name].to_numpy()
         return codes
 
+    def open_vectors(self) -> "BundleVectors | None":
+        """The stored vectors, memory-mapped; none for the bare backbone.
+
+        Raises ValueError if their shape is not the model's.
+        """
+        if self.knowledge is None:
+            return None
+        vectors: dict[Side, NDArray[np.float16]] = {}
+        masks: dict[Side, NDArray[np.bool_]] = {}
+        for side in self.knowledge.sides:
+            rows = self.schema.num_items if side == "item" else self.schema.num_users
+            shape = (rows + 1, len(self.knowledge.chunks(side)))
+            vectors[side] = self._map(f"{side}.npy", (*shape, self.knowledge.dim))
+            masks[side] = self._map(f"{side}_mask.npy", shape)
+        return BundleVectors(vectors, masks)
+
+    def _map(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        array: NDArray[Any] = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}, the model wants {shape}")
+        return array
+
+
+@dataclass(frozen=True)
+class BundleVectors:
+    """A bundle's vectors as models read them, see `models.knowledge.ChunkVectors`."""
+
+    _vectors: Mapping[Side, NDArray[np.float16]]
+    _masks: Mapping[Side, NDArray[np.bool_]]
+
     def vectors(self, side: Side) -> NDArray[np.float16]:
-        """[rows + 1, C, D], memory-mapped."""
-        return self._arrays[side]
+        """[rows + 1, C, D]."""
+        return self._vectors[side]
 
     def mask(self, side: Side) -> NDArray[np.bool_]:
-        """[rows + 1, C], memory-mapped."""
-        return self._arrays[f"{side}_mask"]
-
-    @cached_property
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        sides = self.knowledge.sides if self.knowledge else ()
-        names = [name for side in sides for name in (side, f"{side}_mask")]
-        return {
-            name: np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in names
-        }
+        """[rows + 1, C]."""
+        return self._masks[side]
 
 
 def _write_entities(path: Path, table: pa.Table, columns: tuple[str, ...]) -> None:

@@ -78,7 +78,7 @@ class Scorer:
             model.attach(
                 bundle.feature_codes("item", items),
                 bundle.feature_codes("user", users),
-                bundle if bundle.knowledge else None,
+                bundle.open_vectors(),
             )
             model.load_state_dict(load_file(bundle.path / WEIGHTS))
         except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:

@@ -150,6 +150,21 @@ def test_cut_file(bundle: Path) -> None:
         Scorer.load(bundle)
 
 
+def test_deleted_bundle_is_still_scored(bundle: Path, scorer: Scorer) -> None:
+    before = scorer.score(["u1"], ["i1"])
+    shutil.rmtree(bundle)
+    np.testing.assert_array_equal(scorer.score(["u1"], ["i1"]), before)
+
+
+@pytest.mark.bad_input
+def test_vectors_of_another_table(bundle: Path) -> None:
+    path = bundle / "item.npy"
+    vectors = np.load(path)
+    np.save(path, vectors.reshape(vectors.shape[0], -1, 1))
+    with pytest.raises(ArtifactError, match=r"item\.npy has (shape|\d+ of \d+ bytes)"):
+        Scorer.load(bundle)
+
+
 @pytest.mark.bad_input
 def test_missing_file(bundle: Path) -> None:
     (bundle / "item.npy").unlink()
