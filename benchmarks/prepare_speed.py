@@ -2,9 +2,9 @@
 
 Speed: MovieLens-1M to samples with histories as Parquet, both from the same warm file, in turns.
 The polars script is written by hand for this one table (integer ids, no bad rows, every history
-full, no users.parquet) in the fastest form found: `concat_arr` builds histories some twenty times
-faster than the usual `concat_list`, with which the whole takes 3 to 5 times as long. The rows it writes must be ours, checked by count and checksum. Ray and its
-workers are started before and reported apart.
+full, no users.parquet), in the fastest form found: `concat_arr` built the histories 20 times and
+more faster than the usual `concat_list`. Its rows must be ours, checked by count and checksum. Ray
+and its workers are started before and reported apart.
 
 Memory: synthetic interactions of the same users and items, each size in a process of its own.
 Counted is anonymous memory (heap, stacks) of the driver and of every process of its Ray, summed,
