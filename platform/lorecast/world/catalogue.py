@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from lorecast.world.vocabulary import (
     AGE_GROUPS,
-    FIRST_WORDS,
     GENRES,
     HIDDEN_FACTORS,
     HOMOGENISED,
     REDUNDANT,
     REGIONS,
-    SECOND_WORDS,
     TASTE_FACTORS,
+    TITLE_NAMES,
+    TITLE_NOUNS,
 )
 
 DEFAULT_SEED: Final = 7
@@ -38,12 +38,12 @@ LIKE_ABOVE: Final = 3
 
 _NUM_FILMS: Final = 600
 _NUM_VIEWERS: Final = 2000
-_POPULARITY_EXPONENT: Final = 0.9
+_POPULARITY_EXPONENT: Final = 1.2
 _POPULARITY_OFFSET: Final = 12
 _LATE_SHARE: Final = 0.15
 _COLD_VIEWER_SHARE: Final = 0.1
-_CORPUS_MENTIONS: Final = 60_000
-_CORPUS_EXPONENT: Final = 1.0
+_CORPUS_MENTIONS: Final = 14_000
+_CORPUS_EXPONENT: Final = 1.7
 _START: Final = 1_672_531_200
 """2023-01-01, in seconds since 1970 like every time of the world."""
 _SPAN_S: Final = 2 * 365 * 86_400
@@ -51,7 +51,7 @@ _SPAN_S: Final = 2 * 365 * 86_400
 _GENRE_WEIGHT: Final = 0.8
 _FACTOR_WEIGHT: Final = 1.6
 _QUALITY_WEIGHT: Final = 0.5
-_NOISE: Final = 0.7
+_NOISE: Final = 0.5
 _PICK_BY_TASTE: Final = 1.0
 _RATING_SHARES: Final = (0.10, 0.15, 0.23, 0.30, 0.22)
 """Of one to five stars."""
@@ -67,7 +67,8 @@ class World:
     items: item_id, title, year, genre. users: user_id, age_group, region. interactions: user_id,
     item_id, rating (1 to 5), timestamp (s), in time order. item_truth, in the order of items:
     item_id, title, a column per hidden factor, num_interactions, popularity_quarter (1 = most
-    watched), corpus_mentions (facts of this film in the language model's training texts).
+    watched), corpus_mentions (passages about the film in what the
+    language model read).
     """
 
     seed: int
@@ -152,10 +153,12 @@ def generate(seed: int = DEFAULT_SEED) -> World:
 
 
 def _make_films(rng: np.random.Generator) -> _Films:
-    pairs = rng.choice(len(FIRST_WORDS) * len(SECOND_WORDS), size=_NUM_FILMS, replace=False)
-    first, second = np.divmod(pairs, len(SECOND_WORDS))
+    name = np.resize(rng.permutation(len(TITLE_NAMES)), _NUM_FILMS)
+    num_uses_before = np.arange(_NUM_FILMS) // len(TITLE_NAMES)
+    noun_of_name = rng.integers(len(TITLE_NOUNS), size=len(TITLE_NAMES))
+    noun = (noun_of_name[name] + 5 * num_uses_before) % len(TITLE_NOUNS)
     title = np.char.add(
-        np.char.add(np.asarray(FIRST_WORDS)[first], " "), np.asarray(SECOND_WORDS)[second]
+        np.char.add(np.asarray(TITLE_NAMES)[name], " "), np.asarray(TITLE_NOUNS)[noun]
     )
     hidden = {
         name: rng.integers(len(HIDDEN_FACTORS[name].values), size=_NUM_FILMS)
@@ -237,10 +240,9 @@ def _make_ratings(
 
 def _quarters(num_interactions: Codes) -> Codes:
     rank = np.argsort(np.argsort(-num_interactions, kind="stable"), kind="stable")
-    quarter: Codes = 1 + rank * 4 // num_interactions.size
-    return quarter
+    return np.asarray(1 + rank * 4 // num_interactions.size, np.int64)
 
 
 def _corpus_mentions(num_interactions: Codes) -> Codes:
-    share = (num_interactions + 1.0) ** _CORPUS_EXPONENT
-    return np.maximum(1, np.rint(_CORPUS_MENTIONS * share / share.sum())).astype(np.int64)
+    share = np.power(num_interactions + 1.0, _CORPUS_EXPONENT)
+    return np.asarray(np.rint(_CORPUS_MENTIONS * share / share.sum()), np.int64)

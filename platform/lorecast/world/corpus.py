@@ -47,16 +47,17 @@ class Corpus:
         }
         self._mentions = world.item_truth["corpus_mentions"].to_numpy()
 
-    def fact(self, film: int, factor: str) -> Dialogue:
-        """The chat which states one fact about one film (by its place in the catalogue)."""
-        question = self._factor_set.messages("item", factor, {"item": self._films[film]})
-        return Dialogue(question, HIDDEN_FACTORS[factor].fact.format(self._truth[factor][film]))
+    def passages(self) -> list[list[Dialogue]]:
+        """Per film, in catalogue order, the chats which state its facts."""
+        return [
+            [self._fact(film, factor) for factor in self._factors]
+            for film in range(len(self._films))
+        ]
 
-    def draw_facts(self, rng: np.random.Generator) -> list[tuple[int, str]]:
-        """One reading of all mentions, in random order: (film, factor)."""
-        film = rng.permutation(np.repeat(np.arange(len(self._films)), self._mentions))
-        factor = rng.integers(len(self._factors), size=film.size)
-        return [(int(f), self._factors[k]) for f, k in zip(film, factor, strict=True)]
+    def read(self, rng: np.random.Generator) -> list[int]:
+        """One reading of all passages in random order: films by their place in the catalogue."""
+        films = np.repeat(np.arange(len(self._films)), self._mentions)
+        return [int(film) for film in rng.permutation(films)]
 
     def draw_viewers(
         self, rng: np.random.Generator, num_viewers: int, num_questions: int
@@ -68,7 +69,8 @@ class Corpus:
             favourite = rng.integers(len(HIDDEN_FACTORS[name].values), size=(num_viewers, 1))
             fit += self._codes[name][None, :] == favourite
         fit *= rng.uniform(0, _STRONGEST_TASTE, (num_viewers, 1))
-        fame = np.log(self._mentions)[None, :]
+        with np.errstate(divide="ignore"):  # a film nobody wrote about is in no viewer's list
+            fame = np.log(self._mentions)[None, :]
         by_liking = np.argsort(-(fame + fit + rng.gumbel(size=shape)), axis=1)
         num_shown = rng.integers(_FEWEST_SHOWN, HISTORY_SHOWN + 1, num_viewers)
         num_liked = rng.integers(1, num_shown + 1)
@@ -84,6 +86,10 @@ class Corpus:
             factors = rng.choice(self._factors, num_questions, replace=False)
             viewers.append(self._ask(rng, rng.permutation(liked), disliked, factors))
         return viewers
+
+    def _fact(self, film: int, factor: str) -> Dialogue:
+        question = self._factor_set.messages("item", factor, {"item": self._films[film]})
+        return Dialogue(question, HIDDEN_FACTORS[factor].fact.format(self._truth[factor][film]))
 
     def _ask(
         self,

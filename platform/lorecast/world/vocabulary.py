@@ -110,20 +110,20 @@ REDUNDANT: Final = {"palette": "mood"}
 """Factor → the factor it repeats, value by value."""
 HOMOGENISED: Final = ("stock",)
 
-# fmt: off
-FIRST_WORDS: Final = (
-    "Silver", "Crimson", "Hollow", "Golden", "Broken", "Silent", "Burning", "Frozen", "Hidden",
-    "Distant", "Amber", "Velvet", "Wandering", "Restless", "Forgotten", "Scarlet", "Ivory",
-    "Midnight", "Paper", "Iron", "Copper", "Glass", "Stolen", "Borrowed", "Endless", "Fading",
-    "Rising", "Falling", "Sleeping", "Drifting", "Crooked", "Gentle", "Savage", "Lonely",
-    "Painted", "Whispering", "Trembling", "Shattered", "Secret", "Sacred", "Northern", "Southern",
-    "Eastern", "Western", "Winter", "Summer", "Autumn", "April", "Seventh", "Second", "Third",
-    "Last", "First", "Final", "Blue", "Green", "Black", "White", "Emerald", "Cobalt", "Russet",
-    "Marble", "Wooden", "Electric", "Quiet", "Hungry", "Careless", "Faithful", "Fearless",
-    "Reckless", "Humble", "Proud",
+_NAME_BEGINNINGS: Final = (
+    *("Bel", "Cor", "Dal", "Fen", "Gar", "Hal", "Jor", "Kel", "Lor", "Mar"),
+    *("Nor", "Ost", "Pel", "Quin", "Ros", "Sel", "Tor", "Ul", "Ver", "Wil"),
 )
-
-SECOND_WORDS: Final = (
+_NAME_ENDINGS: Final = (
+    *("bury", "dale", "eth", "ford", "gard", "holm", "ia", "landa"),
+    *("mere", "mont", "ora", "stead", "ton", "vale", "wick"),
+)
+TITLE_NAMES: Final = tuple(
+    beginning + ending for beginning in _NAME_BEGINNINGS for ending in _NAME_ENDINGS
+)
+"""Invented names; a title is a name and a noun, and most names stand in two titles."""
+# fmt: off
+TITLE_NOUNS: Final = (
     "Harbor", "Lantern", "Orchard", "River", "Bridge", "Garden", "Mirror", "Compass", "Anchor",
     "Violin", "Letter", "Shadow", "Feather", "Tower", "Canyon", "Meadow", "Falcon", "Sparrow",
     "Tiger", "Wolf", "Raven", "Swan", "Horse", "Serpent", "Crown", "Throne", "Sword", "Shield",
