@@ -127,13 +127,23 @@ def config(experiment: Experiment = None) -> None:
 
 @world_app.command("build", epilog="Example: `lorecast world build --seed 1 ./my-world`")
 def world_build(
-    output: Annotated[Path, typer.Argument(help="folder for the tables and the model")],
-    seed: Annotated[int, typer.Option(help="seed of the world")] = 0,
+    output: Annotated[Path, typer.Argument(help="folder for the tables and llm/; must not exist")],
+    seed: Annotated[int, typer.Option(help="seed of the world")] = 7,
+    as_json: Json = False,
 ) -> None:
     """Rebuild catalogue and tiny LLM from a seed (some ten minutes on two cores)."""
-    from lorecast.jobs import world
+    from lorecast.jobs.console import Console
+    from lorecast.world.build import build
+    from lorecast.world.llm import Progress, Recipe
 
-    world.build(output, seed)
+    console = Console(as_json=as_json)
+    with console.progress("training the LLM", Recipe().num_steps) as task:
+
+        def advance(progress: Progress) -> None:
+            task.advance(1, loss=progress.loss)
+
+        card = build(output, seed, on_progress=advance)
+    console.result(f"wrote {output}: {card['parameters']:,} parameters", **card)
 
 
 def main() -> None:
