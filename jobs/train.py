@@ -23,6 +23,8 @@ from lorecast.jobs.relay import Relay, Wire
 from lorecast.training.recipe import Recipe
 
 STAGE = "train"
+_THREADS = 1
+"""A click model gains little from more, and loses several times over beside a busy neighbour."""
 
 
 def run(
@@ -140,7 +142,7 @@ def _work(task: Mapping[str, Any]) -> None:
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(task["threads"] or _share_of_cores(context.get_local_world_size()))
+    torch.set_num_threads(task["threads"] or _THREADS)
     device = ray.train.torch.get_device()
     wire = Wire(task["mailbox"] if rank == 0 else None)
     dataset = Dataset.open(task["dataset"])
@@ -167,7 +169,3 @@ def _work(task: Mapping[str, Any]) -> None:
             trained = fit(recipe)
             assert trained is not None, "rank 0 measures"
             draft.facts.update(write(draft.path, trained, splits, dataset))
-
-
-def _share_of_cores(processes: int) -> int:
-    return max(1, (os.cpu_count() or 1) // processes)

@@ -311,7 +311,7 @@ class ComputeConfig(Section):
     train_workers: Annotated[Positive, EXECUTION] = Field(1, description="data-parallel workers")
     train_gpus: Annotated[bool, EXECUTION] = Field(False, description="one GPU a training worker")
     threads: Annotated[Positive | None, EXECUTION] = Field(
-        None, description="torch threads a process; default: the cores shared evenly"
+        None, description="torch threads a process; default: in training 1, else an even share"
     )
 
 
