@@ -55,6 +55,13 @@ class ClickModel(nn.Module):
         self.features.attach(item_codes, user_codes)
         self._vectors = vectors
 
+    def start_from_vectors(self) -> None:
+        """Sets start values that depend on the attached vectors; before training, not when weights
+        are loaded."""
+        if self.extractor:
+            assert self._vectors, "attach the vectors first"
+            self.extractor.start_from(self._vectors)
+
     def forward(self, batch: Batch) -> Tensor:
         """logit_B."""
         fields = self.features(batch)

@@ -72,6 +72,13 @@ class ChunkVectors(Protocol):
         """[rows + 1, C], True where there is a text."""
 
 
+def sample(vectors: ChunkVectors, side: Side, num_rows: int) -> tuple[Tensor, Tensor]:
+    """(vector_UCD, mask_UC) of at most `num_rows` entities, evenly spaced over the rows."""
+    last = len(vectors.mask(side)) - 1
+    place_U = np.unique(np.linspace(1, last, num_rows).astype(np.int64))
+    return _read(vectors, side, place_U)
+
+
 class SideKnowledge(NamedTuple):
     """One side's knowledge of a batch, each distinct entity once."""
 
@@ -87,9 +94,13 @@ def gather(vectors: ChunkVectors, shape: KnowledgeShape, batch: Batch) -> dict[S
     gathered: dict[Side, SideKnowledge] = {}
     for side in shape.sides:
         row_U, entity_B = torch.unique(rows[side], return_inverse=True)
-        place_U = row_U.cpu().numpy()
-        vector_UCD = torch.from_numpy(vectors.vectors(side).take(place_U, axis=0))
-        mask_UC = torch.from_numpy(vectors.mask(side).take(place_U, axis=0))
+        vector_UCD, mask_UC = _read(vectors, side, row_U.cpu().numpy())
         device = row_U.device
         gathered[side] = SideKnowledge(vector_UCD.to(device).float(), mask_UC.to(device), entity_B)
     return gathered
+
+
+def _read(vectors: ChunkVectors, side: Side, row_U: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
+    """(vector_UCD, mask_UC), as stored."""
+    vector_UCD = torch.from_numpy(vectors.vectors(side).take(row_U, axis=0))
+    return vector_UCD, torch.from_numpy(vectors.mask(side).take(row_U, axis=0))

@@ -61,6 +61,7 @@ def new_model(
     torch.manual_seed(recipe.seed)
     model = ClickModel(recipe.model, dataset.schema, knowledge_shape(vectors))
     model.attach(dataset.feature_codes("item"), dataset.feature_codes("user"), vectors)
+    model.start_from_vectors()
     return model.to(device)
 
 

@@ -81,6 +81,39 @@ def test_muted_chunks_say_as_little_as_missing_ones() -> None:
     torch.testing.assert_close(muted, layer(query, torch.randn(4, 3, 12), ~all_there))
 
 
+def test_start_values_centre_chunks_and_whiten_what_texts_differ_in(
+    rng: np.random.Generator,
+) -> None:
+    _, vectors = planted.world(rng, 1)
+    for array in vectors.arrays.values():
+        array += 5  # what all texts share
+        array[0] = 0
+    vectors.masks["item"][::2, 1] = False
+    kser = _kser()
+    kser.start_from(vectors)
+    work = {}
+    for side, project in kser.project.items():
+        there = vectors.masks[side]
+        stored = torch.from_numpy(vectors.arrays[side][1:].astype(np.float32))
+        work[side] = project.map(stored, project.mean_CD)[torch.from_numpy(there[1:])]
+        torch.testing.assert_close(work[side].mean(0), torch.zeros(12), atol=0.1, rtol=0)
+    together = torch.cat(list(work.values()))
+    torch.testing.assert_close(together.T.cov(), torch.eye(12), atol=0.1, rtol=0)
+
+
+def test_start_values_take_only_directions_in_which_texts_differ(
+    rng: np.random.Generator,
+) -> None:
+    _, vectors = planted.world(rng, 1)
+    for array in vectors.arrays.values():
+        array[:, :, 3:] = 1
+    kser = _kser()
+    before = kser.project["item"].map.weight_FIO.clone()
+    kser.start_from(vectors)
+    after = kser.project["item"].map.weight_FIO
+    assert (after != before).any(1).all(0).tolist() == [True] * 3 + [False] * 9
+
+
 def test_one_side_alone_works() -> None:
     shape = KnowledgeShape(dim=planted.DIM, item_chunks=(Chunk("facts", "a"), Chunk("b", "c")))
     knowledge = {

@@ -25,5 +25,5 @@ def test_knowledge_up_to_the_first_sample_is_fair_and_one_later_leaks(
     ends[5] += 1
     np.save(vectors.path / "user_history_end.npy", ends)
     planted = type(vectors).open(vectors.path)
-    with pytest.raises(LeakageError, match="has seen samples.*user 'u5'"):
+    with pytest.raises(LeakageError, match=r"has seen samples.*user 'u5'"):
         Splits.load(tiny_dataset, planted)

@@ -9,15 +9,21 @@ D encoder width, d work width, Q queries (the recommender's fields), E their wid
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lorecast.config import ModelConfig, Side
+from lorecast.models.extractors.chunks import ChunkProjection, FieldLinear
 from lorecast.models.inputs import FieldCounts, Fields
-from lorecast.models.knowledge import KnowledgeShape, SideKnowledge
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, sample
 from lorecast.models.layers import linear, zero_linear
+
+_SAMPLED_ROWS = 4096
+"""Entities a side from which start values are computed."""
+_SMALLEST_VARIANCE_SHARE = 1e-4
 
 
 class KSER(nn.Module):
@@ -45,6 +51,22 @@ class KSER(nn.Module):
         )
         self.output = linear(config.dim, counts.dim)
 
+    def start_from(self, vectors: ChunkVectors) -> None:
+        """Start values that depend on the texts: chunks are centred, and every projection begins
+        with the same whitened principal directions, so that equal meanings of both sides lie close.
+        """
+        centred = []
+        for side, project in self._projections():
+            vector_UCD, mask_UC = sample(vectors, side, _SAMPLED_ROWS)
+            weight_UC1 = mask_UC.float()[:, :, None]
+            mean_CD = (vector_UCD.float() * weight_UC1).sum(0) / weight_UC1.sum(0).clamp(min=1)
+            project.mean_CD.copy_(mean_CD)
+            centred.append((vector_UCD.float() - mean_CD)[mask_UC])
+        direction_Dd = _whitened_directions(torch.cat(centred), self.output.in_features)
+        with torch.no_grad():
+            for _, project in self._projections():
+                project.map.weight_FIO[:, :, : direction_Dd.shape[1]] = direction_Dd
+
     def forward(
         self, fields: Fields, knowledge: Mapping[Side, SideKnowledge]
     ) -> tuple[Tensor, Tensor]:
@@ -63,50 +85,17 @@ class KSER(nn.Module):
     def _chunks(self, knowledge: Mapping[Side, SideKnowledge]) -> tuple[Tensor, Tensor]:
         """Work-space chunks of both sides, projected once a distinct entity."""
         chunks, masks = [], []
-        for side, project in self.project.items():
-            known = knowledge[side]  # type: ignore[index]
+        for side, project in self._projections():
+            known = knowledge[side]
             chunks.append(project(known.vector_UCD).index_select(0, known.entity_B))
             masks.append(known.mask_UC.index_select(0, known.entity_B))
         return torch.cat(chunks, dim=1), torch.cat(masks, dim=1)
 
-
-class FieldLinear(nn.Module):
-    """A Linear of its own for the chunks of each field."""
-
-    field_C: Tensor
-
-    def __init__(
-        self, inputs: int, outputs: int, field_C: Sequence[int], *, bias: bool = True
-    ) -> None:
-        super().__init__()
-        maps = [linear(inputs, outputs) for _ in range(max(field_C) + 1)]
-        self.weight_FIO = nn.Parameter(torch.stack([m.weight.detach().T for m in maps]))
-        self.bias_FO = nn.Parameter(torch.zeros(len(maps), outputs)) if bias else None
-        self.register_buffer("field_C", torch.tensor(field_C), persistent=False)
-
-    def forward(self, chunk_BCI: Tensor) -> Tensor:
-        """chunk_BCO."""
-        weight_CIO = self.weight_FIO.index_select(0, self.field_C)
-        mapped_CBO = torch.bmm(chunk_BCI.transpose(0, 1), weight_CIO)
-        if self.bias_FO is not None:
-            mapped_CBO = mapped_CBO + self.bias_FO.index_select(0, self.field_C)[:, None]
-        return mapped_CBO.transpose(0, 1)
-
-
-class ChunkProjection(nn.Module):
-    """x = LayerNorm(P_f k + b_f) + t_c, where t_c tells a chunk from the others of its entity."""
-
-    def __init__(self, dim: int, width: int, field_C: Sequence[int]) -> None:
-        super().__init__()
-        self.map = FieldLinear(dim, width, field_C)
-        self.norm = nn.LayerNorm(width)
-        self.type_Cd = nn.Parameter(torch.empty(len(field_C), width))
-        nn.init.normal_(self.type_Cd, std=0.02)
-
-    def forward(self, vector_UCD: Tensor) -> Tensor:
-        """chunk_UCd."""
-        chunk_UCd: Tensor = self.norm(self.map(vector_UCD)) + self.type_Cd
-        return chunk_UCd
+    def _projections(self) -> list[tuple[Side, ChunkProjection]]:
+        return [
+            (cast(Side, side), cast(ChunkProjection, project))
+            for side, project in self.project.items()
+        ]
 
 
 class ESFNet(nn.Module):
@@ -201,3 +190,16 @@ def _queries(fields: Fields) -> Tensor:
     share_B1L = (fields.mask_BL / fields.mask_BL.sum(1, keepdim=True).clamp(min=1))[:, None]
     history_BME = torch.bmm(share_B1L, fields.history_BLME.flatten(2)).view(B, M, E)
     return torch.cat([fields.target_BNE, history_BME, fields.extra_BXE], dim=1)
+
+
+def _whitened_directions(vector_SD: Tensor, width: int) -> Tensor:
+    """The leading principal directions of centred vectors, each scaled to variance 1: [D, O].
+
+    O is `width`, or less where texts vary in fewer directions.
+    """
+    covariance_DD = (vector_SD.T @ vector_SD).double() / len(vector_SD)
+    variance_D, direction_DD = torch.linalg.eigh(covariance_DD)
+    kept_D = variance_D > _SMALLEST_VARIANCE_SHARE * variance_D[-1]
+    kept_D[:-width] = False
+    whitened_DO: Tensor = direction_DD[:, kept_D] / variance_D[kept_D].sqrt()
+    return whitened_DO.flip(1).float()
