@@ -1,8 +1,9 @@
 """Point 1h: scores over HTTP against those that training wrote, row by row.
 
 MovieLens-1M with one LLM's short item texts, the last tenth of each user's ratings as samples,
-DIN+KSER for one epoch: what is compared is arithmetic, not quality. Each of 10,000 test rows is one request to a real Ray Serve, with that
-row's own history; `scores.parquet` holds what the trainer scored for it in large batches.
+DIN+KSER for one epoch: what is compared is arithmetic, not quality. Each of 10,000 test rows is one
+request to a real Ray Serve, with that row's own history; `scores.parquet` holds what the trainer
+scored for it in large batches.
 """
 
 import http.client
