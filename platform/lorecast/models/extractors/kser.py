@@ -113,20 +113,20 @@ class ESFNet(nn.Module):
         member_FC = F.one_hot(torch.tensor(field_C), num_fields).T.float()
         self.register_buffer("field_C", torch.tensor(field_C), persistent=False)
         self.register_buffer("member_FC", member_FC, persistent=False)
-        self.summary = FieldLinear(width, width, field_C)
+        self.look = FieldLinear(width, 2 * width, field_C)
         self.squeeze_Fd = nn.Parameter(torch.empty(num_fields, width))
         nn.init.xavier_normal_(self.squeeze_Fd)
         self.excite = linear(num_chunks + num_fields * width + context, hidden)
         self.by_all = zero_linear(hidden, num_chunks)
-        self.own_chunk = FieldLinear(width, width, field_C)
         self.own_context = linear(context, num_fields * width, bias=False)
         self.by_own_Fd = nn.Parameter(torch.zeros(num_fields, width))
 
     def forward(self, chunk_BCd: Tensor, mask_BC: Tensor, context_BK: Tensor) -> Tensor:
         """gate_BC, 0 where the mask is False."""
         present_BC = mask_BC.float()
+        summary_BCd, own_BCd = self.look(chunk_BCd).chunk(2, dim=2)
         squeeze_Cd = self.squeeze_Fd.index_select(0, self.field_C)
-        squeezed_BC = (self.summary(chunk_BCd).tanh() * squeeze_Cd).sum(2) * present_BC
+        squeezed_BC = (summary_BCd.tanh() * squeeze_Cd).sum(2) * present_BC
         share_BFC = present_BC[:, None] * self.member_FC
         share_BFC = share_BFC / share_BFC.sum(2, keepdim=True).clamp(min=1)
         mean_BFd = torch.bmm(share_BFC, chunk_BCd)
@@ -134,7 +134,7 @@ class ESFNet(nn.Module):
         by_all_BC = self.by_all(torch.relu(self.excite(everything_BK)))
 
         context_BFd = self.own_context(context_BK).view(-1, *self.by_own_Fd.shape)
-        own_BCd = self.own_chunk(chunk_BCd) + context_BFd.index_select(1, self.field_C)
+        own_BCd = own_BCd + context_BFd.index_select(1, self.field_C)
         by_own_Cd = self.by_own_Fd.index_select(0, self.field_C)
         by_own_BC = (torch.relu(own_BCd) * by_own_Cd).sum(2)
         gate_BC: Tensor = 2 * torch.sigmoid(by_all_BC + by_own_BC) * present_BC
@@ -151,12 +151,10 @@ class Alignment(nn.Module):
     def __init__(self, queries: int, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self._heads = heads
-        self._dropout = dropout
         self.query = linear(queries, width)
-        self.key = linear(width, width, bias=False)
-        self.value = linear(width, width, bias=False)
+        self.key_value = linear(width, 2 * width, bias=False)
         self.no_op_key_d = nn.Parameter(torch.zeros(width))
-        self.merge = linear(width, width)
+        self.merge = nn.Sequential(linear(width, width), nn.Dropout(dropout))
         self.residual = linear(queries, width)
         self.norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(
@@ -166,13 +164,13 @@ class Alignment(nn.Module):
 
     def forward(self, query_BQE: Tensor, chunk_BCd: Tensor, mask_BC: Tensor) -> Tensor:
         """aligned_BQd."""
+        key_BCd, value_BCd = self.key_value(chunk_BCd).chunk(2, dim=2)
         no_op_B1d = self.no_op_key_d.expand(len(chunk_BCd), 1, -1)
         attended_BhQe = F.scaled_dot_product_attention(
             self._split(self.query(query_BQE)),
-            self._split(torch.cat([self.key(chunk_BCd), no_op_B1d], dim=1)),
-            self._split(F.pad(self.value(chunk_BCd), (0, 0, 0, 1))),
+            self._split(torch.cat([key_BCd, no_op_B1d], dim=1)),
+            self._split(F.pad(value_BCd, (0, 0, 0, 1))),
             attn_mask=F.pad(mask_BC, (0, 1), value=True)[:, None, None],
-            dropout_p=self._dropout if self.training else 0.0,
         )
         read_BQd = self.merge(attended_BhQe.transpose(1, 2).flatten(2))
         aligned_BQd = self.norm(self.residual(query_BQE) + read_BQd)
