@@ -45,7 +45,7 @@ def test_knowledge_was_really_generated(first: Finished, workspace: Path) -> Non
     assert len(answered) / len(table) > 0.95
     assert set(answered["side"]) == {"item", "user"}
     assert (answered["output_tokens"] > 0).all()
-    assert answered["text"].nunique() > 100
+    assert answered["text"].nunique() > 50
 
 
 def test_knowledge_helps_even_after_three_epochs(first: Finished) -> None:

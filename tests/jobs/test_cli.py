@@ -19,7 +19,10 @@ class Fails(Protocol):
 
 @pytest.fixture
 def fails(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    ray_cluster: None,
 ) -> Fails:
     """Calls `lorecast …` in an empty folder; returns its one sentence, having checked the code."""
     monkeypatch.chdir(tmp_path)
