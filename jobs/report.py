@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from lorecast.training.metrics import paired_bootstrap
 
 _RESAMPLES = 1000
 _WIDTH = 100
+_FONT_FACE = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+"""Web fonts that Rich would load from elsewhere; the reader's own monospace will do."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def _write(folder: Path, pipeline: Pipeline, invocation: str) -> None:
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
     record = RichConsole(record=True, width=_WIDTH, file=io.StringIO(), highlight=False)
     record.print(_render(text))
-    record.save_svg(str(folder / "report.svg"), title="lorecast run " + invocation)
+    svg = record.export_svg(title=f"lorecast run {invocation}".strip())
+    (folder / "report.svg").write_text(_FONT_FACE.sub("", svg), encoding="utf-8")
     (folder / "report.json").write_text(
         json.dumps(
             {
