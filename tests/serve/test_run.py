@@ -20,6 +20,7 @@ from lorecast.errors import ServingError
 from lorecast.lifecycle.registry import InMemoryRegistry, RunRecord, enrol
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.serve import run
+from tests.free_port import free_port
 from tests.small_bundle import write_small_bundle
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -38,17 +39,11 @@ def taken() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_answers_over_http_on_loopback_only(ray_cluster: None, bundle: Path) -> None:
     from ray import serve
 
     scorer = Scorer.load(bundle)
-    serving = ServingConfig(port=_free_port())
+    serving = ServingConfig(port=free_port())
     items = [f"i{n}" for n in range(1, 41)]
     try:
         run.start(scorer.bundle, "films/3", serving)
@@ -72,7 +67,7 @@ def test_answers_over_http_on_loopback_only(ray_cluster: None, bundle: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_serves_until_told_to_stop(bundle: Path, number: signal.Signals) -> None:
-    port = _free_port()
+    port = free_port()
     command = [str(Path(sys.executable).with_name("lorecast")), "serve", "--bundle", str(bundle)]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     server = subprocess.Popen(
