@@ -20,11 +20,11 @@ from lorecast.lifecycle.scorer import Scorer
 
 APPLICATION = "lorecast"
 _OBJECT_STORE_BYTES = 200 << 20
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_DRAIN_TIMEOUT_S = 10.0
 
 
 def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | None = None) -> None:
-    """Serves until a SIGINT or SIGTERM.
+    """Serves until SIGINT (Ctrl-C) or SIGTERM.
 
     `model` is a reference into the registry (default: the experiment's champion), `bundle` a folder
     to serve instead. Raises ServingError, RegistryError or ArtifactError before anything starts.
@@ -36,11 +36,14 @@ def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | No
     folder, version = (bundle, None) if bundle else _fetch(config, model)
     opened = Scorer.load(folder).bundle  # a replica's own failure would be hard to read
     version = version or f"bundle-{opened.fingerprints['model'][:8]}"
-    with _ray(config), _until_stopped() as stopped:
+    with _ray(config):
         start(opened, version, config.serving)
-        _announce(opened, version, config.serving)
-        stopped.wait()
-        _say("stopping")
+        try:
+            _announce(opened, version, config.serving)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            _say("stopping")
+            _drain()
 
 
 def fetch(registry: Registry, reference: str, workspace: Path) -> tuple[Path, str]:
@@ -109,10 +112,11 @@ def _cluster(config: ExperimentConfig) -> str | None:
 
 @contextmanager
 def _ray(config: ExperimentConfig) -> Iterator[None]:
-    """Ray as configured. On leaving, the endpoint goes once requests under way are answered; Ray
-    goes too if it was started here, and stays if it is a cluster."""
+    """Ray as configured. On leaving it ends if it was started here, and stays if it is a cluster.
+
+    Inside, SIGTERM is what Ctrl-C is: a KeyboardInterrupt.
+    """
     import ray
-    from ray import serve
 
     if address := _cluster(config):
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
@@ -125,31 +129,29 @@ def _ray(config: ExperimentConfig) -> Iterator[None]:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ours, not Ray's
     try:
         yield
-        serve.delete(APPLICATION)
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def _until_stopped() -> Iterator[threading.Event]:
-    """An event that the stop signals set; a second signal acts as usual. Enter it after Ray, which
-    sets a SIGTERM handler of its own."""
-    stopped = threading.Event()
-    before = {int(number): signal.getsignal(number) for number in _STOP_SIGNALS}
+def _drain() -> None:
+    """Ends the endpoint once requests under way are answered.
 
-    def stop(number: int, _: object) -> None:
-        signal.signal(number, before[number])
-        stopped.set()
+    Where the signal ended Ray's own processes too (as one to a process group does), Ray would wait
+    for itself for a minute: then this process ends at once, and what is left of Ray with it.
+    """
+    from ray import serve
 
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    thread = threading.Thread(target=serve.delete, args=(APPLICATION,), daemon=True)
+    thread.start()
+    thread.join(_DRAIN_TIMEOUT_S)
+    if thread.is_alive():
+        sys.stderr.write("error: Ray does not answer any more: ended without waiting for it\n")
+        sys.stderr.flush()
+        os._exit(ServingError.exit_code)
 
 
 def _announce(bundle: Bundle, version: str, serving: ServingConfig) -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -65,8 +65,12 @@ def test_answers_over_http_on_loopback_only(ray_cluster: None, bundle: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_command_serves_until_told_to_stop(bundle: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("send", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)], ids=str
+)
+def test_command_serves_until_told_to_stop(
+    bundle: Path, send: Callable[[int, int], None], number: signal.Signals
+) -> None:
     port = free_port()
     command = [str(Path(sys.executable).with_name("lorecast")), "serve", "--bundle", str(bundle)]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -85,7 +89,7 @@ def test_command_serves_until_told_to_stop(bundle: Path, number: signal.Signals)
         assert '"items"' in subprocess.check_output(curl, shell=True, text=True)
         family = psutil.Process(server.pid).children(recursive=True)
         assert family
-        os.killpg(server.pid, number)
+        send(server.pid, number)
         output, errors = server.communicate(timeout=60)
     finally:
         server.kill()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import pyarrow as pa
@@ -82,9 +83,10 @@ class Scorer:
             )
             model.load_state_dict(load_file(bundle.path / WEIGHTS))
         except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = shorten(str(error), 200)
             raise ArtifactError(
-                f"{bundle.path}: its files do not belong together ({reason}); copy it again"
+                f"{bundle.path}: its files do not belong together, or come from another version "
+                f"({reason}); make the bundle again"
             ) from None
         model.eval()
         return cls(bundle, model, users, items)
