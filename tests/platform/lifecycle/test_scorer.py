@@ -7,12 +7,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.errors import ArtifactError
+from lorecast.lifecycle.mlflow_registry import MLflowRegistry
+from lorecast.lifecycle.registry import RunRecord, enrol
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.models.inputs import Batch
 from tests.small_bundle import make_model, write_small_bundle, write_vectors
@@ -98,18 +104,13 @@ def test_unknown_ids_are_scored_and_named(scorer: Scorer) -> None:
     assert scorer.candidates("u1", ["i1"]).unknown.user_ids == ()
 
 
-def test_integers_mean_their_text(workspace: Path, make_tiny_dataset) -> None:  # type: ignore[no-untyped-def]
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    dataset = make_tiny_dataset()
+def test_integers_mean_their_text(workspace: Path, tiny_dataset: Dataset) -> None:
     for side in ("users", "items"):
-        path = dataset.path / f"{side}.parquet"
+        path = tiny_dataset.path / f"{side}.parquet"
         table = pq.read_table(path)
         digits = pc.utf8_slice_codeunits(table["id"], 1)
         pq.write_table(table.set_column(0, "id", pa.chunked_array(digits)), path)
-    scorer = Scorer.load(write_small_bundle(workspace, dataset))
+    scorer = Scorer.load(write_small_bundle(workspace, tiny_dataset))
     np.testing.assert_array_equal(
         scorer.score([1, 2], [3, 4]), scorer.score(["1", "2"], ["3", "4"])
     )
@@ -211,11 +212,10 @@ def test_needs_no_cluster_and_no_registry(bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_mlflow_scores_the_same(mlflow_registry, bundle: Path, scorer: Scorer) -> None:  # type: ignore[no-untyped-def]
+def test_mlflow_scores_the_same(
+    mlflow_registry: MLflowRegistry, bundle: Path, scorer: Scorer
+) -> None:
     import mlflow
-    import pandas as pd
-
-    from lorecast.lifecycle.registry import RunRecord, enrol
 
     run = RunRecord(name="pyfunc", params={}, metrics={}, curves=[], tags={}, plots=[])
     enrol(mlflow_registry, "pyfunc", bundle, run, "print-1")
