@@ -54,8 +54,8 @@ def measure() -> Outcome:
     difference = result["differences"][0]
     return Outcome(
         figure=(
-            f"{run_s:.0f} s for {ratings:,} ratings and {texts:,} texts; after {_EPOCHS} epochs test "
-            f"AUC {models['base']:.4f} base, {models['all_parameters']:.4f} with KSER "
+            f"{run_s:.0f} s for {ratings:,} ratings and {texts:,} texts; test AUC after {_EPOCHS} "
+            f"epochs {models['base']:.4f} base, {models['all_parameters']:.4f} with KSER "
             f"({difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}])"
         ),
         passed=ratings == 1_000_209 and texts == 11_026 and len(answer["scores"]) == 3,
