@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 and up as drawn in `lorecast.errors`, 130 interrupted. Com
 join through the entry point group `lorecast.commands`.
 """
 
-import os
 import shlex
 import sys
 from importlib.metadata import entry_points
@@ -148,7 +147,6 @@ def world_build(
 
 def main() -> None:
     """Entry point: runs the command and turns errors into a sentence and an exit code."""
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     for command in entry_points(group="lorecast.commands"):
         app.command(command.name)(command.load())
     try:

@@ -25,6 +25,8 @@ def connect(compute: ComputeConfig) -> None:
 
     if ray.is_initialized():
         return
+    # Ray's C++ core writes warnings of its own design to the user's terminal; its log files stay.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = compute.address or os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
