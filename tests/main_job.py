@@ -30,13 +30,18 @@ class Finished:
         return [(e["stage"], e["cached"]) for e in self.events if e["event"] == "stage"]
 
 
-def lorecast(*words: str, cwd: Path, timeout_s: float = 900) -> Finished:
-    """Runs `lorecast …` without the test's own environment for MLflow and Ray."""
+def environment() -> dict[str, str]:
+    """This process's, without what earlier tests set for MLflow and Ray."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
+    return {**kept, "HF_HUB_OFFLINE": "1"}
+
+
+def lorecast(*words: str, cwd: Path, timeout_s: float = 900) -> Finished:
+    """Runs `lorecast …` to its end."""
     done = subprocess.run(
         [COMMAND, *words],
         cwd=cwd,
-        env={**kept, "HF_HUB_OFFLINE": "1"},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=timeout_s,

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.free_port import free_port
-from tests.main_job import COMMAND, REPOSITORY, lorecast
+from tests.main_job import COMMAND, REPOSITORY, environment, lorecast
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -68,7 +68,7 @@ def test_own_data_from_tables_to_answers(own_folder: Path) -> None:
     assert "Registered" in ran.stdout
     port = free_port()
     command = [COMMAND, *_own_data("serve"), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=own_folder, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(command, cwd=own_folder, env=environment(), stdout=subprocess.DEVNULL)
     try:
         answer = _first_answer(f"http://127.0.0.1:{port}/v1/rank", {"user_id": "7", "k": 3})
     finally:
