@@ -39,6 +39,7 @@ def scorer(bundle: Path) -> Scorer:
     return Scorer.load(bundle)
 
 
+@pytest.mark.invariant
 @pytest.mark.parametrize("knowledge", [True, False])
 def test_scores_equal_the_models(
     workspace: Path, tiny_dataset: Dataset, tmp_path: Path, knowledge: bool

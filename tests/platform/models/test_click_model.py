@@ -33,6 +33,7 @@ def _model(with_knowledge: bool, rng: np.random.Generator) -> tuple[ClickModel, 
     return model.eval(), batch
 
 
+@pytest.mark.invariant
 @CASES
 def test_batch_size_and_order_do_not_change_a_score(
     with_knowledge: bool, rng: np.random.Generator
@@ -46,6 +47,7 @@ def test_batch_size_and_order_do_not_change_a_score(
     torch.testing.assert_close(shuffled, together[order], atol=1e-6, rtol=0)
 
 
+@pytest.mark.invariant
 @CASES
 def test_padding_does_not_change_a_score(with_knowledge: bool, rng: np.random.Generator) -> None:
     model, batch = _model(with_knowledge, rng)
@@ -80,6 +82,7 @@ def test_every_parameter_learns(with_knowledge: bool, rng: np.random.Generator) 
     assert silent == []
 
 
+@pytest.mark.invariant
 def test_without_what_knowledge_adds_the_model_is_its_backbone(rng: np.random.Generator) -> None:
     model, batch = _model(True, rng)
     bare = ClickModel(ModelConfig(), planted.SCHEMA, None)

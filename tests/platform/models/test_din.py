@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
@@ -20,6 +21,7 @@ def test_split_first_layer_is_the_concatenated_one() -> None:
     torch.testing.assert_close(attention(query, steps, mask), expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.invariant
 def test_padding_enters_neither_output_nor_statistics() -> None:
     short, padded = _attention().train(), _attention().train()
     query, steps = torch.randn(5, 6), torch.randn(5, 7, 6)

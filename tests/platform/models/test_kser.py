@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from lorecast.config import KSERConfig, ModelConfig
@@ -36,6 +37,7 @@ def _kser(shape: KnowledgeShape = planted.SHAPE) -> KSER:
     return KSER(CONFIG, shape, COUNTS).eval()
 
 
+@pytest.mark.invariant
 def test_gates_start_at_one() -> None:
     _, gates = _kser()(_fields(), _knowledge())
     assert gates.shape == (4, 4)

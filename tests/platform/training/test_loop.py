@@ -38,6 +38,7 @@ def true_knowledge() -> tuple[Fit, ClickModel, Labelled]:
     return _train("true")
 
 
+@pytest.mark.invariant
 def test_true_knowledge_helps_shuffled_and_none_do_not(
     true_knowledge: tuple[Fit, ClickModel, Labelled],
 ) -> None:
@@ -59,6 +60,7 @@ def test_gates_prefer_the_chunk_that_tells_something(
     assert min(kind, taste) > max(noise)
 
 
+@pytest.mark.invariant
 @pytest.mark.parametrize("knowledge", ["none", "true"])
 def test_same_seed_same_figures(knowledge: str) -> None:
     short = CONFIG.model_copy(update={"epochs": 2})
