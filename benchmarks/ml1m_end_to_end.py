@@ -59,7 +59,13 @@ def measure() -> Outcome:
             f"({difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}])"
         ),
         passed=ratings == 1_000_209 and texts == 11_026 and len(answer["scores"]) == 3,
-        details={"stages": stages, "run_s": round(run_s, 1), **result, "served": answer},
+        details={
+            "stages": stages,
+            "run_s": round(run_s, 1),
+            "models": result["models"],
+            "differences": result["differences"],
+            "served": answer,
+        },
     )
 
 
