@@ -250,7 +250,7 @@ def _head(folder: Path, remark: str) -> Iterator[str]:
 
 def _interaction_lines(roles: _Roles) -> Iterator[str]:
     user, item = roles.ids["user"], roles.ids["item"]
-    yield f"  interactions:  # {roles.table.num_rows:,} rows"
+    yield f"  interactions:  # about {roles.table.num_rows:,} rows"
     yield f"    file: {_quote(roles.table.name)}"
     yield f"    user: {_quote(user.name)}  # {_count(user)} in the rows looked at"
     yield f"    item: {_quote(item.name)}  # {_count(item)}"
