@@ -1,14 +1,20 @@
 """Factor sets: what is asked about items and users, and how the question is put.
 
 A language model answers one narrow question better than a broad one, so a scene is cut into
-*factors* (director, mood, theme …) and each is asked on its own (factorization prompting, REKI).
-A factor set is a folder:
+*factors* (director, mood, theme …) and each is asked on its own (factorization prompting, REKI),
+or all in one call whose answer is an object (json) or prose (text). A factor set is a folder:
 
     factors.yaml     item: {name: question, …}  and  user: {name: question, …}, in order
-    item.j2          the prompt of an item: sees `item` (its text columns) and `factor`
+    item.j2          the prompt of an item: sees `item` (its text columns)
     user.j2          the prompt of a user: sees `user` (profile), `history` ({title, rating}, oldest
-                     first), `liked` and `disliked` (titles of the history), and `factor`
-    system.j2        optional: a system message; sees `factor`
+                     first), `liked` and `disliked` (titles of the history)
+    item_group.j2    optional: one prompt for a group of alike items (extraction: collective) …
+    user_group.j2    … or users; both see `group`: size, members (items' titles), liked and disliked
+                     (users' titles), profile ({column: [(value, share), …]}, most frequent first)
+    system.j2        optional: a system message before any of them
+
+All see `factors`, those asked, `answer`, the answer's format, and, if that is "factor", `factor`,
+the one asked. The filter `shares` writes a column of a group's profile: "Drama (40%), War (9%)".
 """
 
 import hashlib
@@ -18,7 +24,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, get_args
 
 import yaml
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
@@ -27,13 +33,21 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lorecast.errors import InputError, KnowledgeError
 
 Side = Literal["user", "item"]
+Role = Literal["user", "item", "user_group", "item_group"]
+"""Whom a prompt is about: one entity or a group of alike ones."""
+AnswerFormat = Literal["factor", "json", "text"]
+"""One answer a factor, or one for all: an object with a text a factor, or prose."""
 
+_ASKED: Final = frozenset({"factor", "factors", "answer"})
 VARIABLES: Final[Mapping[str, frozenset[str]]] = {
-    "item": frozenset({"item", "factor"}),
-    "user": frozenset({"user", "history", "liked", "disliked", "factor"}),
-    "system": frozenset({"factor"}),
+    "item": _ASKED | {"item"},
+    "user": _ASKED | {"user", "history", "liked", "disliked"},
+    "item_group": _ASKED | {"group"},
+    "user_group": _ASKED | {"group"},
+    "system": _ASKED,
 }
 """What each template may use."""
+_SINGLE: Final[tuple[Side, ...]] = ("item", "user")
 
 
 class Message(TypedDict):
@@ -59,63 +73,123 @@ class FactorSet:
     item: tuple[Factor, ...]
     user: tuple[Factor, ...]
     templates: Mapping[str, str]
-    """Template texts by role: item, user and, if there is one, system."""
+    """Template texts by role: item, user and, if there are such, groups and system."""
 
     @cached_property
     def digest(self) -> str:
-        """Digest of all that shapes a prompt: names, questions, order and templates."""
-        content = {
-            side: [(factor.name, factor.question) for factor in self.factors(side)]
-            for side in ("item", "user")
-        }
-        text = json.dumps([content, dict(self.templates)], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        """Digest of what shapes prompts about single entities: factors, their order, templates."""
+        factors = {side: _wording(self.factors(side)) for side in _SINGLE}
+        single = (*_SINGLE, "system")
+        templates = {role: text for role, text in self.templates.items() if role in single}
+        return _digest([factors, templates])
 
-    def factors(self, side: Side) -> tuple[Factor, ...]:
-        """The factors of one side, in the order of the file."""
-        return self.item if side == "item" else self.user
+    def role_digest(self, roles: Sequence[Role], factor_names: Sequence[str]) -> str:
+        """Digest of what shapes these roles' prompts for these factors, and of nothing else.
 
-    def messages(self, side: Side, factor_name: str, variables: Mapping[str, Any]) -> list[Message]:
-        """The chat that asks for one factor of one entity.
-
-        `variables` are the template's: `item`, or `user`, `history`, `liked` and `disliked`.
-        Raises KnowledgeError if the factor is unknown or the template uses what is not there.
+        Raises KnowledgeError if a role's template or a factor is missing.
         """
-        factor = self._factors_by_name[side].get(factor_name)
-        if factor is None:
-            known = ", ".join(self._factors_by_name[side])
+        asked = {
+            role: [self._template(role), _wording(self._find(role, factor_names))] for role in roles
+        }
+        return _digest([asked, self.templates.get("system")])
+
+    def factors(self, role: Role) -> tuple[Factor, ...]:
+        """The factors of one side, or of its groups, in the order of the file."""
+        return self.item if role in ("item", "item_group") else self.user
+
+    def has_role(self, role: Role) -> bool:
+        """Whether there is a template for this role."""
+        return role in self.templates
+
+    def messages(self, role: Role, factor_name: str, variables: Mapping[str, Any]) -> list[Message]:
+        """The chat that asks for one factor of one entity or group.
+
+        `variables` are the template's: `item`, or `user`, `history`, `liked` and `disliked`, or
+        `group`. Raises KnowledgeError if the factor or the role's template is missing, or the
+        template uses what is not there.
+        """
+        factors = self._find(role, [factor_name])
+        return self._chat(role, variables, factor=factors[0], factors=factors, answer="factor")
+
+    def joint_messages(
+        self,
+        role: Role,
+        factor_names: Sequence[str],
+        variables: Mapping[str, Any],
+        answer: Literal["json", "text"],
+    ) -> list[Message]:
+        """The chat that asks for all these factors at once; otherwise like `messages`.
+
+        Raises KnowledgeError also if the template only asks one factor at a time.
+        """
+        return self._chat(role, variables, factors=self._find(role, factor_names), answer=answer)
+
+    def _find(self, role: Role, names: Sequence[str]) -> list[Factor]:
+        known = self._factors_by_name[role]
+        for name in names:
+            if name not in known:
+                raise KnowledgeError(
+                    f"factor set {self.name!r} has no {role} factor {name!r}; "
+                    f"it has: {', '.join(known)}"
+                )
+        return [known[name] for name in names]
+
+    def _template(self, role: Role) -> str:
+        if role not in self.templates:
             raise KnowledgeError(
-                f"factor set {self.name!r} has no {side} factor {factor_name!r}; it has: {known}"
+                f"factor set {self.name!r} has no {role}.j2, which extraction: collective needs; "
+                "add that template, or ask with extraction: individual"
             )
+        return self.templates[role]
+
+    def _chat(self, role: Role, variables: Mapping[str, Any], **asked: Any) -> list[Message]:
+        self._template(role)
         chat: list[Message] = []
-        if "system" in self._compiled:
-            chat.append({"role": "system", "content": self._render("system", factor=factor)})
-        prompt = self._render(side, factor=factor, **variables)
+        if "system" in self.templates:
+            chat.append({"role": "system", "content": self._render("system", asked)})
+        prompt = self._render(role, {**variables, **asked})
         return [*chat, {"role": "user", "content": prompt}]
 
     @cached_property
-    def _factors_by_name(self) -> dict[str, dict[str, Factor]]:
+    def _factors_by_name(self) -> dict[Role, dict[str, Factor]]:
         return {
-            "item": {factor.name: factor for factor in self.item},
-            "user": {factor.name: factor for factor in self.user},
+            role: {factor.name: factor for factor in self.factors(role)} for role in get_args(Role)
         }
 
     @cached_property
     def _compiled(self) -> dict[str, Template]:
         return {role: _ENVIRONMENT.from_string(text) for role, text in self.templates.items()}
 
-    def _render(self, role: str, **variables: Any) -> str:
+    def _render(self, role: str, variables: Mapping[str, Any]) -> str:
         try:
-            return self._compiled[role].render(**variables).strip()
-        except TemplateError as error:
+            return self._compiled[role].render(variables).strip()
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            template = f"template {role}.j2 of factor set {self.name!r}"
+            if "factor" not in variables and str(error) == "'factor' is undefined":
+                raise KnowledgeError(
+                    f"{template} only asks one factor at a time, and answer: "
+                    f"{variables['answer']} asks all at once; let the template handle `factors`, "
+                    "or ask with answer: factor"
+                ) from error
             raise KnowledgeError(
-                f"template {role}.j2 of factor set {self.name!r} cannot be filled in: "
-                f"{error.message}; change the template or map the missing column"
+                f"{template} cannot be filled in: {error}; "
+                "change the template or map the missing column"
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         # Cached properties land in the instance's state, and compiled templates do not pickle.
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def answer_schema(factor_names: Sequence[str]) -> str:
+    """The JSON schema of an answer in the format json: one text a factor, in this order."""
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in factor_names},
+        "required": list(factor_names),
+        "additionalProperties": False,
+    }
+    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
 
 
 def load_factor_set(name_or_path: str | Path) -> FactorSet:
@@ -126,9 +200,11 @@ def load_factor_set(name_or_path: str | Path) -> FactorSet:
     """
     folder = _folder(name_or_path)
     factors = _read_factors(folder / "factors.yaml")
-    templates = {role: _read_template(folder, role) for role in ("item", "user")}
-    if (folder / "system.j2").exists():
-        templates["system"] = _read_template(folder, "system")
+    templates = {
+        role: _read_template(folder, role)
+        for role in VARIABLES
+        if role in _SINGLE or (folder / f"{role}.j2").exists()
+    }
     return FactorSet(
         name=folder.name, item=factors["item"], user=factors["user"], templates=templates
     )
@@ -137,6 +213,20 @@ def load_factor_set(name_or_path: str | Path) -> FactorSet:
 def shipped_factor_sets() -> Sequence[str]:
     """The names of the factor sets that come with the package."""
     return sorted(path.name for path in _shipped().iterdir() if path.is_dir())
+
+
+def _wording(factors: Sequence[Factor]) -> list[tuple[str, str]]:
+    return [(factor.name, factor.question) for factor in factors]
+
+
+def _digest(content: object) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _shares(values: Sequence[tuple[object, float]], most: int = 5) -> str:
+    """The filter `shares`: the first `most` values of a column with their shares."""
+    return ", ".join(f"{value} ({share:.0%})" for value, share in values[:most])
 
 
 def _shipped() -> Path:
@@ -226,3 +316,4 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 _ENVIRONMENT: Final = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
 )
+_ENVIRONMENT.filters["shares"] = _shares
