@@ -28,6 +28,10 @@ app = typer.Typer(
 )
 world_app = typer.Typer(help="The embedded world and its tiny language model.")
 app.add_typer(world_app, name="world")
+knowledge_app = typer.Typer(help="What the knowledge store holds.")
+app.add_typer(knowledge_app, name="knowledge")
+factors_app = typer.Typer(help="Factor sets: what is asked about items and users.")
+app.add_typer(factors_app, name="factors")
 
 Experiment = Annotated[
     list[str] | None,
@@ -66,12 +70,112 @@ def prepare(experiment: Experiment = None, as_json: Json = False) -> None:
     pipeline.Pipeline(*_open(experiment, as_json)).prepare()
 
 
+@app.command(epilog="Example: `lorecast plan mine.yaml --clusters 100,1000 --tokens-per-s 2500`")
+def plan(
+    experiment: Experiment = None,
+    clusters: Annotated[
+        str, typer.Option(help="numbers of groups to compare with, comma-separated")
+    ] = "50,100,200,500,1000",
+    tokens_per_s: Annotated[
+        float | None, typer.Option(help="written tokens a second of one GPU or engine")
+    ] = None,
+    price_per_hour: Annotated[float | None, typer.Option(help="of that GPU")] = None,
+    price_in: Annotated[float | None, typer.Option(help="of a million prompt tokens")] = None,
+    price_out: Annotated[float | None, typer.Option(help="of a million written tokens")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what generation would ask and cost, before a token is spent."""
+    from lorecast.errors import ConfigError
+    from lorecast.jobs import plan as planning
+    from lorecast.jobs.pipeline import Pipeline
+
+    try:
+        numbers = [int(number) for number in clusters.split(",") if number.strip()]
+    except ValueError:
+        raise ConfigError(f"--clusters {clusters}: give whole numbers, e.g. 100,1000") from None
+    rates = planning.Rates(
+        tokens_per_s=tokens_per_s,
+        price_per_hour=price_per_hour,
+        price_in=price_in,
+        price_out=price_out,
+    )
+    pipeline = Pipeline(*_open(experiment, as_json))
+    planning.run(pipeline.config, pipeline.dataset, pipeline.console, rates, numbers)
+
+
 @app.command(epilog="Example: `lorecast generate mine.yaml compute.engines=4`")
-def generate(experiment: Experiment = None, as_json: Json = False) -> None:
+def generate(
+    experiment: Experiment = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="ask again for what failed in a finished run")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Ask the LLM for knowledge, or import texts, into the knowledge store."""
     from lorecast.jobs import pipeline
 
-    pipeline.Pipeline(*_open(experiment, as_json)).generate()
+    pipeline.Pipeline(*_open(experiment, as_json)).generate(retry_failed=retry_failed)
+
+
+@app.command(epilog="Example: `lorecast audit mine.yaml`")
+def audit(experiment: Experiment = None, as_json: Json = False) -> None:
+    """Look at the knowledge itself: lengths, duplicates, redundancy, refusals; ends in a report."""
+    from lorecast.jobs import audit as auditing
+    from lorecast.jobs.pipeline import Pipeline
+
+    pipeline = Pipeline(*_open(experiment, as_json))
+    auditing.run(pipeline.config, pipeline.dataset, pipeline.generate(), pipeline.console)
+
+
+@knowledge_app.command("show", epilog="Example: `lorecast knowledge show --item 42 mine.yaml`")
+def knowledge_show(
+    experiment: Experiment = None,
+    item: Annotated[str | None, typer.Option(help="id of an item")] = None,
+    user: Annotated[str | None, typer.Option(help="id of a user")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what is known about an item or a user, and where it comes from."""
+    from lorecast.jobs import show
+    from lorecast.jobs.pipeline import Pipeline
+
+    pipeline = Pipeline(*_open(experiment, as_json))
+    show.run(pipeline.config, pipeline.dataset, pipeline.console, item=item, user=user)
+
+
+@knowledge_app.command("compact", epilog="Example: `lorecast knowledge compact mine.yaml`")
+def knowledge_compact(experiment: Experiment = None, as_json: Json = False) -> None:
+    """Rewrite the store's many small files as few large ones; loses no answer."""
+    from lorecast.knowledge.store import FOLDER, KnowledgeStore
+
+    config, console = _open(experiment, as_json)
+    folder = Path(config.compute.workspace) / FOLDER
+    replaced = KnowledgeStore(folder).compact()
+    console.result(f"{folder}: {replaced:,} files rewritten", replaced=replaced)
+
+
+@factors_app.command(
+    "suggest", epilog='Example: `lorecast factors suggest "news for commuters" -o my-factors`'
+)
+def factors_suggest(
+    scenario: Annotated[str, typer.Argument(help="what is recommended to whom, in a sentence")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write, must be new")],
+    experiment: Experiment = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the LLM which factors matter, and write a factor set to edit.
+
+    Takes an instruction-tuned model: `knowledge.llm.model=FOLDER` or an endpoint.
+    """
+    from lorecast.jobs import engines
+    from lorecast.jobs.suggest import suggest
+
+    words = experiment or []
+    named = int(bool(words) and "=" not in words[0])
+    longer = ["knowledge.llm.max_model_len=4096", "knowledge.llm.max_tokens=2048"]
+    config, console = _open([*words[:named], *longer, *words[named:]], as_json)
+    factor_set = suggest(scenario, output, lambda: engines.start_here(config))
+    names = ", ".join(factor.name for factor in factor_set.factors("item"))
+    console.result(f"wrote {output} (items: {names}); edit it, then: factor_set: {output}")
 
 
 @app.command(epilog="Example: `lorecast encode mine.yaml encoding.dtype=bfloat16`")

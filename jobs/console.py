@@ -7,10 +7,11 @@ now and then. With `--json` every event is one JSON object a line on standard ou
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from rich import box
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import (
@@ -22,6 +23,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 _PLAIN_INTERVAL_S = 10.0
 
@@ -54,6 +56,16 @@ class Console:
         """A command's outcome: `text` for people, `data` for machines."""
         self._emit("result", **data)
         self._rich.print(escape(text), soft_wrap=True)
+
+    def table(self, title: str, lines: Sequence[Mapping[str, str]]) -> None:
+        """Lines with the same columns; the first column names the line."""
+        self._emit("table", title=title, lines=[dict(line) for line in lines])
+        grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for place, name in enumerate(lines[0] if lines else ()):
+            grid.add_column(name, justify="left" if place == 0 else "right")
+        for line in lines:
+            grid.add_row(*map(escape, line.values()))
+        self._rich.print(grid)
 
     def stage(self, name: str, summary: str, *, seconds: float, cached: bool) -> None:
         """A stage ended."""

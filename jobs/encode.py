@@ -5,18 +5,20 @@ Each distinct text is encoded once, in blocks on Ray Data, and scattered to wher
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lorecast.artifacts import Artifact, Draft, StageSpec, build, find
-from lorecast.config import ExperimentConfig, Side
+from lorecast.config import ComputeConfig, EncodingConfig, ExperimentConfig, Side
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.encoder import (
     Encoder,
@@ -30,6 +32,7 @@ from lorecast.errors import EncodingError
 from lorecast.jobs.blocks import Columns, map_blocks, open_block, thread_environment, write_blocks
 from lorecast.jobs.console import Console
 from lorecast.knowledge import rows
+from lorecast.knowledge.quality import with_quality, within
 
 MakeEncoder = Callable[[], Encoder]
 
@@ -52,12 +55,12 @@ def run(
         stage=STAGE,
         name=config.name,
         identity=config.encoding.identity() | {"model": model.digest},
-        inputs={"knowledge": knowledge.fingerprint, "dataset": dataset.fingerprint},
+        inputs={"knowledge": knowledge.facts["texts_digest"], "dataset": dataset.fingerprint},
     )
     workspace = Path(config.compute.workspace)
     if (artifact := find(workspace, spec)) is not None:
         return artifact
-    texts = _usable_texts(knowledge)
+    texts, num_left_out = _usable_texts(knowledge, config.encoding, console)
     make = make_encoder or partial(SentenceTransformerEncoder, model, config.encoding)
     with build(workspace, spec) as draft:
         chunks = chunk_names(knowledge.facts["fields"])
@@ -67,14 +70,18 @@ def run(
             dataset=dataset.fingerprint,
             chunks={side: [name._asdict() for name in chunks[side]] for side in SIDES},
             texts=texts.num_rows,
+            texts_left_out=num_left_out,
         )
     return Artifact.open(draft.path)
 
 
-def _usable_texts(knowledge: Artifact) -> pa.Table:
-    """The `ok` rows of knowledge.parquet."""
+def _usable_texts(
+    knowledge: Artifact, encoding: EncodingConfig, console: Console
+) -> tuple[pa.Table, int]:
+    """The `ok` rows of knowledge.parquet inside encoding.where, and the number outside."""
     path = knowledge.path / rows.KNOWLEDGE
-    columns = ["side", "row", "field", "chunk", "text", "history_end"]
+    columns = ["side", "row", "field", "factor", "chunk", "text", "status", "history_end"]
+    columns.append("weight")
     texts = pq.read_table(path, columns=columns, filters=pc.field("status") == "ok")
     if texts.num_rows == 0:
         counts = ", ".join(f"{n:,} {status}" for status, n in knowledge.facts["counts"].items())
@@ -82,7 +89,18 @@ def _usable_texts(knowledge: Artifact) -> pa.Table:
             f"{path} holds no usable text ({counts or 'it is empty'}): look at knowledge.fields "
             "and knowledge.llm, or train only the strategy `base`"
         )
-    return texts
+    if not encoding.where:
+        return texts, 0
+    is_within = within(with_quality(texts), encoding.where)
+    usable = texts.filter(is_within)
+    num_outside = texts.num_rows - usable.num_rows
+    if usable.num_rows == 0:
+        raise EncodingError(
+            f"encoding.where leaves none of the {num_outside:,} texts of {path}: widen its bounds; "
+            "`lorecast audit` shows the columns"
+        )
+    console.note(f"texts left out by encoding.where: {num_outside:,} of {texts.num_rows:,}")
+    return usable, num_outside
 
 
 def _encode(
@@ -103,24 +121,13 @@ def _encode(
     )
     folder = draft.path / "texts"
     blocks = write_blocks([distinct], folder, _BLOCK_TEXTS)
-    environment = thread_environment(compute, compute.encoders)
-    if model.is_local:
-        environment["HF_HUB_OFFLINE"] = "1"
     num_rows: dict[Side, int] = {
         "item": dataset.schema.num_items,
         "user": dataset.schema.num_users,
     }
     started_s = time.monotonic()
     scatter = Scatter(texts, encoded.indices.to_numpy(), chunks, num_rows, draft.path)
-    vectors = map_blocks(
-        blocks,
-        _EncodingWorker,
-        {"make_encoder": make_encoder},
-        compute,
-        actors=compute.encoders,
-        gpus=compute.encoder_gpus,
-        environment=environment,
-    )
+    vectors = _encoded_blocks(blocks, compute, model, make_encoder)
     with closing(vectors), console.progress("encode", distinct.num_rows) as task:
         for block in vectors:
             scatter.put(block["place"], block["vector"])
@@ -136,6 +143,41 @@ def _encode(
         texts_per_second=round(distinct.num_rows / seconds, 1),
     )
     return dim
+
+
+def embed_texts(config: ExperimentConfig, texts: pa.Array) -> NDArray[np.float32]:
+    """The vectors of texts by the experiment's encoder: [N, D], in their order.
+
+    Raises EncodingError if the encoder is missing or cannot be loaded.
+    """
+    model = find_encoder(config.encoding.model)
+    make_encoder = partial(SentenceTransformerEncoder, model, config.encoding)
+    table = pa.table({"place": pa.array(np.arange(len(texts))), "text": texts})
+    vectors: dict[int, NDArray[np.float32]] = {}
+    with TemporaryDirectory(dir=config.compute.workspace, prefix=".embed-") as folder:
+        blocks = write_blocks([table], Path(folder), _BLOCK_TEXTS)
+        with closing(_encoded_blocks(blocks, config.compute, model, make_encoder)) as encoded:
+            for block in encoded:
+                vectors[int(block["place"][0])] = block["vector"].astype(np.float32)
+    return np.concatenate([vectors[place] for place in sorted(vectors)])
+
+
+def _encoded_blocks(
+    blocks: Sequence[Path], compute: ComputeConfig, model: EncoderModel, make_encoder: MakeEncoder
+) -> Generator[Columns, None, None]:
+    """Places and vectors of each block of texts, as they finish."""
+    environment = thread_environment(compute, compute.encoders)
+    if model.is_local:
+        environment["HF_HUB_OFFLINE"] = "1"
+    return map_blocks(
+        blocks,
+        _EncodingWorker,
+        {"make_encoder": make_encoder},
+        compute,
+        actors=compute.encoders,
+        gpus=compute.encoder_gpus,
+        environment=environment,
+    )
 
 
 class _EncodingWorker:

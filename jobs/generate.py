@@ -1,40 +1,59 @@
 """generate: what is known about users and items, asked of a language model or imported.
 
-Asks for wanted minus stored keys (`lorecast.jobs.asking`), then joins the store's answers and the
-imported texts to one table, knowledge.parquet (see `lorecast.knowledge.rows`).
+    plan → wanted.parquet, and prompts of the missing keys in blocks
+         → engines answer blocks into the store (`lorecast.jobs.asking`)
+         → the store's answers and imported texts joined to knowledge.parquet
+
+Everything streams through files, so memory does not grow with the number of prompts. What is in the
+artifact beside knowledge.parquet: the groups of collective fields.
 """
 
+import dataclasses
+import hashlib
 import json
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lorecast.artifacts import Artifact, Draft, StageSpec, build, find
+from lorecast.artifacts import Artifact, Draft, StageSpec, build, find, fingerprint_files
 from lorecast.config import ExperimentConfig, ImportedField
 from lorecast.data.dataset import Dataset
 from lorecast.errors import EngineError
-from lorecast.jobs.asking import MakeEngine, Tally, ask
-from lorecast.jobs.blocks import thread_environment, write_blocks
+from lorecast.jobs import engines
+from lorecast.jobs.asking import MakeEngine, Origin, Tally
+from lorecast.jobs.blocks import write_blocks
 from lorecast.jobs.console import Console
-from lorecast.jobs.vllm_engine import VLLMEngine, VLLMSettings, check_installed, environment
 from lorecast.knowledge import rows, store
+from lorecast.knowledge.answers import RETRIED
+from lorecast.knowledge.groups import Groups, make_groups, saved_files
 from lorecast.knowledge.imports import import_digest, import_texts
-from lorecast.knowledge.language_model import LanguageModel, find_language_model
-from lorecast.knowledge.plan import Plan, Question, questions
-from lorecast.knowledge.store import KnowledgeStore
+from lorecast.knowledge.joining import WANTED, knowledge_rows
+from lorecast.knowledge.language_model import LanguageModel
+from lorecast.knowledge.leakage import check_prompts
+from lorecast.knowledge.plan import SCHEMA as PROMPTS
+from lorecast.knowledge.plan import SIDES, Plan, Question, liked_from, questions
+from lorecast.knowledge.representation import Embed
+from lorecast.knowledge.store import KnowledgeStore, StoreIndex
 
 _NUM_SAMPLES = 3
 _ADVICE = {"truncated": "; a larger knowledge.llm.max_tokens lets the model finish"}
+_WANTED = "wanted.parquet"
+_WANTED_SCHEMA = pa.schema([column for column in PROMPTS if column.name in WANTED])
+_JOIN_ROWS = 8192
+_DECISIVE = ["side", "row", "field", "chunk", "text", "status", "history_end", "weight"]
+"""What vectors are made from."""
 
 
 def run(
@@ -42,58 +61,97 @@ def run(
     dataset: Dataset,
     console: Console,
     make_engine: MakeEngine | None = None,
+    embed: Embed | None = None,
+    *,
+    retry_failed: bool = False,
 ) -> Artifact:
-    """The knowledge of an experiment. `make_engine` replaces vLLM.
+    """The knowledge of an experiment. `make_engine` replaces the configured engine, `embed` the
+    text encoder behind collective extraction; `retry_failed` asks again for what failed in a
+    finished artifact.
 
     Raises EngineError if the language model is missing, cannot start, or fails on more prompts
     than knowledge.error_budget allows; what it answered before is stored. Raises InputError for
-    unusable factor sets or texts to import.
+    unusable factor sets or texts to import, LeakageError for prompts that show what is to be
+    predicted.
     """
     asked = questions(config.knowledge.fields)
-    model = _find_model(config) if asked else None
-    spec = _spec(config, dataset, asked, model)
+    model = engines.find_model(config) if asked else None
+    spec = stage_spec(config, dataset, asked, model)
     workspace = Path(config.compute.workspace)
-    if (artifact := find(workspace, spec)) is not None:
+    artifact = find(workspace, spec)
+    if artifact is not None and not (retry_failed and artifact.facts["failed"]):
         return artifact
-    with build(workspace, spec) as draft:
+    knowledge_store = KnowledgeStore(workspace / store.FOLDER)
+    with build(workspace, spec) as draft, knowledge_store.in_use():
         imported = _import(config, dataset, draft)
-        generated = rows.SCHEMA.empty_table()
+        joined: Iterator[pa.Table] = iter(())
         draft.facts.update(generated=0, reused=0, samples=[], seconds=0.0, rows_per_second=0.0)
         if model is not None:
-            plan = Plan.of(config, dataset, model.digest)
-            generated = _generate(config, plan, model, make_engine, draft, console)
-        knowledge = pa.concat_tables([generated, *imported])
-        pq.write_table(knowledge, draft.path / rows.KNOWLEDGE, compression="zstd")
-        draft.facts.update(_describe(config, knowledge, asked))
+            groups = collective_groups(config, dataset, asked, embed)
+            for name, of_field in groups.items():
+                of_field.save(draft.path, name)
+            if any(question.side == "user" for question in asked):
+                check_prompts(dataset)
+            plan = Plan.of(config, dataset, model.digest, groups)
+            planned = _plan(plan, knowledge_store, draft, config.compute.engine_batch, console)
+            if planned.blocks:
+                _ask(config, planned, model, make_engine, knowledge_store, draft, console)
+            joined = _join(plan, planned, knowledge_store, draft)
+        _write(config, chain(joined, imported), asked, draft)
+        shutil.rmtree(draft.path / "prompts", ignore_errors=True)
+        (draft.path / _WANTED).unlink(missing_ok=True)
         _warn(draft.facts, console)
     return Artifact.open(draft.path)
 
 
-def _find_model(config: ExperimentConfig) -> LanguageModel:
-    llm = config.knowledge.llm
-    memo = Path(config.compute.workspace) / ".digests"
-    if llm.model == "world":
-        from lorecast.world import llm_path
+def collective_groups(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    asked: Sequence[Question],
+    embed: Embed | None = None,
+) -> dict[str, Groups]:
+    """The groups of every collective field, by its name."""
+    from lorecast.jobs.encode import embed_texts
 
-        return find_language_model(str(llm_path()), memo=memo)
-    return find_language_model(llm.model, llm.revision, memo=memo)
+    return {
+        question.field: make_groups(
+            question.config,
+            dataset,
+            liked_from(config),
+            embed or partial(embed_texts, config),
+        )
+        for question in asked
+        if question.is_collective
+    }
 
 
-def _spec(
+def stage_spec(
     config: ExperimentConfig,
     dataset: Dataset,
     asked: Sequence[Question],
     model: LanguageModel | None,
 ) -> StageSpec:
-    """Contents decide, not paths: files, factor sets and model stand with their digests."""
-    digests = {question.field: {"factor_set": question.factor_set.digest} for question in asked}
+    """Contents decide, not paths: files, prompts, groups and model stand with their digests."""
+    digests: dict[str, dict[str, Any]] = {}
+    for question in asked:
+        factor_set = question.factor_set
+        digests[question.field] = {
+            "factor_set": factor_set.role_digest(question.roles, question.factors)
+        }
+        collective = question.config.collective
+        if question.is_collective and collective.groups is not None:
+            files = saved_files(Path(collective.groups), question.field)
+            digests[question.field]["groups"] = fingerprint_files(files)
+        if question.is_collective and collective.represent == "text":
+            digests[question.field]["encoding"] = config.encoding.identity()
     digests |= {
         field.name: {"file": import_digest(field, _root(config))}
         for field in config.knowledge.fields
         if isinstance(field, ImportedField)
     }
     identity: dict[str, Any] = {
-        "fields": [field.identity() | digests[field.name] for field in config.knowledge.fields]
+        "columns": rows.SCHEMA.names,
+        "fields": [field.identity() | digests[field.name] for field in config.knowledge.fields],
     }
     if model is not None:
         identity["llm"] = config.knowledge.llm.identity() | {"model": model.digest}
@@ -135,46 +193,57 @@ def _import(config: ExperimentConfig, dataset: Dataset, draft: Draft) -> list[pa
     return tables
 
 
-def _generate(
-    config: ExperimentConfig,
-    plan: Plan,
-    model: LanguageModel,
-    make_engine: MakeEngine | None,
-    draft: Draft,
-    console: Console,
-) -> pa.Table:
-    """The generated fields' rows; what the store lacks is asked first."""
-    knowledge_store = KnowledgeStore(Path(config.compute.workspace) / store.FOLDER)
-    stored = knowledge_store.answered_keys()
-    wanted: list[pa.Table] = []
-    shown: dict[str, pa.Table] = {}  # the first prompts of each side, to pick samples from
+@dataclass
+class _Planned:
+    """What planning came to."""
 
-    def missing() -> Iterator[pa.Table]:
-        for block in plan.blocks():
-            shown.setdefault(block["side"][0].as_py(), block)
-            wanted.append(block.drop_columns(["chat"]))
-            yield block.filter(pc.invert(pc.is_in(block["key"], value_set=stored)))
+    blocks: list[Path]
+    """Prompts of the missing keys."""
+    wanted: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Prompts by field."""
+    missing: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Of these, to be asked."""
+    shown: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
+    """The first prompts of each side, to pick samples from."""
 
-    prompts = draft.path / "prompts"
-    blocks = write_blocks(missing(), prompts, config.compute.engine_batch)
-    if blocks:
-        _ask(config, blocks, model, make_engine, knowledge_store, draft, console)
-    shutil.rmtree(prompts)
 
-    planned = pa.concat_tables(wanted)
-    answers = knowledge_store.fetch(planned["key"].combine_chunks())
-    taken = [name for name in rows.SCHEMA.names if name not in planned.column_names]
-    for name in taken:
-        planned = planned.append_column(name, answers[name])
-    generated = planned.select(rows.SCHEMA.names)
-    draft.facts["reused"] = generated.num_rows - draft.facts["generated"]
-    draft.facts["samples"] = _samples(generated, shown)
-    return generated
+def _plan(
+    plan: Plan, knowledge_store: KnowledgeStore, draft: Draft, block_rows: int, console: Console
+) -> _Planned:
+    """Writes all wanted keys, and the prompts of those that the store lacks."""
+    index = knowledge_store.index()
+    planned = _Planned(blocks=[])
+    for question in plan.questions:
+        planned.wanted[question.field] = planned.missing[question.field] = 0
+
+    def missing(writer: pq.ParquetWriter) -> Iterator[pa.Table]:
+        with console.progress("plan", plan.num_prompts) as task:
+            for block in plan.blocks():
+                writer.write_table(block.select(WANTED))
+                planned.shown.setdefault(block["side"][0].as_py(), block)
+                lacking = block.filter(pa.array(~index.is_answered(block["key"])))
+                for counts, table in ((planned.wanted, block), (planned.missing, lacking)):
+                    for number in pc.value_counts(table["field"]).to_pylist():
+                        counts[number["values"]] += number["counts"]
+                task.advance(block.num_rows)
+                yield lacking
+
+    with pq.ParquetWriter(draft.path / _WANTED, _WANTED_SCHEMA) as writer:
+        planned.blocks = write_blocks(missing(writer), draft.path / "prompts", block_rows)
+    draft.facts["fields_asked"] = {
+        name: {"wanted": wanted, "asked": planned.missing[name]}
+        for name, wanted in planned.wanted.items()
+    }
+    for name, wanted in planned.wanted.items():
+        lacking = planned.missing[name]
+        if 0 < lacking < wanted:
+            console.note(f"{name}: {wanted - lacking:,} of {wanted:,} stored, {lacking:,} to ask")
+    return planned
 
 
 def _ask(
     config: ExperimentConfig,
-    blocks: Sequence[Path],
+    planned: _Planned,
     model: LanguageModel,
     make_engine: MakeEngine | None,
     knowledge_store: KnowledgeStore,
@@ -183,30 +252,20 @@ def _ask(
 ) -> None:
     """Fills the store with the blocks' answers, within the error budget; facts of speed."""
     knowledge, compute = config.knowledge, config.compute
-    if make_engine is None:
-        check_installed()
-        on_gpu = compute.engine_gpus > 0
-        make_engine = partial(
-            VLLMEngine, VLLMSettings(model=model, llm=knowledge.llm, on_gpu=on_gpu)
-        )
-    total = sum(pq.read_metadata(block).num_rows for block in blocks)
+    total = sum(planned.missing.values())
     started_s = time.monotonic()
     done = Tally()
-    answered = ask(
-        blocks,
-        make_engine,
-        knowledge_store,
-        model=model.source,
-        run_id=uuid.uuid4().hex,
-        compute=compute,
-        environment=thread_environment(compute, compute.engines)
-        | environment(model, compute.engine_gpus),
-    )
+    origin = Origin(model=model.source, run_id=uuid.uuid4().hex, language=knowledge.llm.language)
+    answered = engines.answers(config, planned.blocks, model, knowledge_store, origin, make_engine)
     with closing(answered), console.progress("generate", total) as task:
         for counts in answered:
             done.add(counts)
-            tokens_per_s = round(done.output_tokens * compute.engines / done.engine_seconds)
-            task.advance(counts.asked, failed=done.failed, **{"tokens/s": tokens_per_s})
+            engine_s = max(done.engine_seconds / compute.engines, 1e-3)
+            task.advance(
+                counts.asked,
+                failed=done.failed,
+                **{"tokens/s": round(done.output_tokens / engine_s)},
+            )
             if done.failed > knowledge.error_budget * total:
                 raise EngineError(
                     f"{done.failed:,} of {done.asked:,} prompts failed, and "
@@ -215,62 +274,87 @@ def _ask(
                     "run again"
                 )
     seconds = time.monotonic() - started_s
-    engine_seconds = done.engine_seconds / compute.engines
     draft.facts.update(
         generated=done.asked,
         seconds=round(seconds, 3),
         rows_per_second=round(done.asked / seconds, 1),
-        engine_seconds=round(engine_seconds, 3),
-        engine_rows_per_second=round(done.asked / engine_seconds, 1),
-        engine_tokens_per_second=round(done.output_tokens / engine_seconds, 1),
+        engine_seconds=round(engine_s, 3),
+        engine_rows_per_second=round(done.asked / engine_s, 1),
+        engine_tokens_per_second=round(done.output_tokens / engine_s, 1),
+        paid_prompt_tokens=done.prompt_tokens,
+        paid_output_tokens=done.output_tokens,
     )
 
 
-def _samples(generated: pa.Table, shown: Mapping[str, pa.Table]) -> list[dict[str, str]]:
+def _join(
+    plan: Plan, planned: _Planned, knowledge_store: KnowledgeStore, draft: Draft
+) -> Iterator[pa.Table]:
+    """The generated fields' rows."""
+    draft.facts["reused"] = sum(planned.wanted.values()) - draft.facts["generated"]
+    index = knowledge_store.index()
+    draft.facts["samples"] = _samples(index, planned.shown)
+    with pq.ParquetFile(draft.path / _WANTED) as wanted:
+        batches = (pa.Table.from_batches([b]) for b in wanted.iter_batches(_JOIN_ROWS))
+        yield from knowledge_rows(batches, index, plan.questions, plan.groups, plan.dataset)
+
+
+def _write(
+    config: ExperimentConfig, tables: Iterator[pa.Table], asked: Sequence[Question], draft: Draft
+) -> None:
+    """knowledge.parquet, and facts about it."""
+    counts: dict[str, int] = {}
+    chunks: dict[str, int] = {field.name: 0 for field in config.knowledge.fields}
+    tokens = {"prompt_tokens": 0, "output_tokens": 0}
+    digest = hashlib.blake2b(digest_size=16)
+    with pq.ParquetWriter(draft.path / rows.KNOWLEDGE, rows.SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+            for count in pc.value_counts(table["status"]).to_pylist():
+                counts[count["values"]] = counts.get(count["values"], 0) + count["counts"]
+            for each in table.group_by("field").aggregate([("chunk", "max")]).to_pylist():
+                chunks[each["field"]] = max(chunks[each["field"]], each["chunk_max"] + 1)
+            for name in tokens:
+                tokens[name] += pc.sum(table[name]).as_py() or 0
+            for batch in table.select(_DECISIVE).to_batches():
+                digest.update(batch.serialize())
+    factors = {question.field: list(question.factors) for question in asked}
+    for field_config in config.knowledge.fields:
+        if isinstance(field_config, ImportedField) or field_config.answer == "text":
+            numbers = range(1, chunks[field_config.name] + 1)
+            factors[field_config.name] = [str(number) for number in numbers]
+    draft.facts.update(
+        fields=[
+            {"name": field.name, "side": field.side, "factors": factors[field.name]}
+            for field in config.knowledge.fields
+        ],
+        counts=counts,
+        failed=sum(counts.get(status, 0) for status in RETRIED),
+        texts_digest=digest.hexdigest(),
+        **tokens,
+    )
+
+
+def _samples(index: StoreIndex, shown: Mapping[str, pa.Table]) -> list[dict[str, str]]:
     """A few prompts with their answers: sides in turn, each time another factor."""
     by_side = [
-        [_sample(generated, prompts, chunk) for chunk in range(_NUM_SAMPLES)]
-        for prompts in shown.values()
+        [_sample(index, shown[side], chunk) for chunk in range(_NUM_SAMPLES)]
+        for side in SIDES
+        if side in shown
     ]
     in_turn = chain.from_iterable(zip_longest(*by_side))
     return [sample for sample in in_turn if sample is not None][:_NUM_SAMPLES]
 
 
-def _sample(generated: pa.Table, prompts: pa.Table, chunk: int) -> dict[str, str] | None:
+def _sample(index: StoreIndex, prompts: pa.Table, chunk: int) -> dict[str, str] | None:
     """The first of these prompts for this chunk that has an `ok` answer."""
     prompts = prompts.filter(pc.equal(prompts["chunk"], chunk))
-    good = pc.and_(
-        pc.is_in(generated["key"], value_set=prompts["key"].combine_chunks()),
-        pc.equal(generated["status"], "ok"),
-    )
-    found = generated.filter(good).slice(0, 1).to_pylist()
-    if not found:
+    answers = index.fetch(prompts["key"].combine_chunks())
+    good = np.flatnonzero(pc.equal(answers["status"], "ok"))
+    if not good.size:
         return None
-    [row] = found
-    [chat] = prompts.filter(pc.equal(prompts["key"], row["key"]))["chat"].to_pylist()
-    prompt = json.loads(chat)[-1]["content"]
-    return {"prompt": prompt, "answer": row["text"]} | {k: row[k] for k in ("side", "factor", "id")}
-
-
-def _describe(
-    config: ExperimentConfig, knowledge: pa.Table, asked: Sequence[Question]
-) -> dict[str, Any]:
-    """Facts about the finished table."""
-    factors = {question.field: list(question.factors) for question in asked}
-    for field in config.knowledge.fields:
-        if isinstance(field, ImportedField):
-            chunk = knowledge.filter(pc.equal(knowledge["field"], field.name))["chunk"]
-            factors[field.name] = [str(number + 1) for number in range(pc.max(chunk).as_py() + 1)]
-    counts = pc.value_counts(knowledge["status"]).to_pylist()
-    return {
-        "fields": [
-            {"name": field.name, "side": field.side, "factors": factors[field.name]}
-            for field in config.knowledge.fields
-        ],
-        "counts": {count["values"]: count["counts"] for count in counts},
-        "prompt_tokens": pc.sum(knowledge["prompt_tokens"]).as_py() or 0,
-        "output_tokens": pc.sum(knowledge["output_tokens"]).as_py() or 0,
-    }
+    [prompt], [answer] = (t.slice(int(good[0]), 1).to_pylist() for t in (prompts, answers))
+    words = {"prompt": json.loads(prompt["chat"])[-1]["content"], "answer": answer["text"]}
+    return words | {name: prompt[name] for name in ("side", "factor", "id")}
 
 
 def _warn(facts: Mapping[str, Any], console: Console) -> None:

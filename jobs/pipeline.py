@@ -40,11 +40,14 @@ class Pipeline:
     def __init__(self, config: ExperimentConfig, console: Console) -> None:
         self.config = config
         self.console = console
+        self._retry_failed = False
 
     def prepare(self) -> Artifact:
         return self._prepared
 
-    def generate(self) -> Artifact:
+    def generate(self, *, retry_failed: bool = False) -> Artifact:
+        """Knowledge; `retry_failed` takes up what failed in a finished artifact."""
+        self._retry_failed = retry_failed
         return self._generated
 
     def encode(self) -> Artifact:
@@ -76,7 +79,11 @@ class Pipeline:
 
         dataset = self.dataset
         return self._timed(
-            "generate", lambda: generate.run(self.config, dataset, self.console), _generated
+            "generate",
+            lambda: generate.run(
+                self.config, dataset, self.console, retry_failed=self._retry_failed
+            ),
+            _generated,
         )
 
     @cached_property

@@ -36,7 +36,6 @@ def environment(model: LanguageModel, num_gpus: float) -> dict[str, str]:
     """Variables of the engine's process; those already set by the user win."""
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
     }
     if model.is_local:
@@ -54,6 +53,30 @@ class VLLMSettings:
     model: LanguageModel
     llm: LLMConfig
     on_gpu: bool
+    tensor_parallel: int = 1
+    """GPUs that share the model."""
+
+
+def engine_arguments(settings: VLLMSettings) -> dict[str, Any]:
+    """vLLM's own arguments: the model, how it runs, and what prompts share."""
+    llm = settings.llm
+    arguments: dict[str, Any] = {
+        "revision": settings.model.revision,
+        "max_model_len": llm.max_model_len,
+        "dtype": llm.dtype,
+        "seed": llm.seed,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+    }
+    if llm.lora is not None:
+        arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(settings.model)}
+    if settings.on_gpu:
+        return arguments | {"tensor_parallel_size": settings.tensor_parallel}
+    return arguments | {
+        "enforce_eager": True,
+        "max_num_seqs": _CPU_SEQUENCES,
+        "block_size": _CPU_BLOCK_TOKENS,
+    }
 
 
 class VLLMEngine:
@@ -61,29 +84,11 @@ class VLLMEngine:
 
     def __init__(self, settings: VLLMSettings) -> None:
         """Loads the model. Raises EngineError with vLLM's reason if that fails."""
-        from vllm import LLM, SamplingParams
+        from vllm import LLM
 
         llm = settings.llm
-        place: dict[str, Any] = (
-            {}
-            if settings.on_gpu
-            else {
-                "enforce_eager": True,
-                "max_num_seqs": _CPU_SEQUENCES,
-                "block_size": _CPU_BLOCK_TOKENS,
-            }
-        )
         try:
-            self._llm = LLM(
-                settings.model.source,
-                revision=settings.model.revision,
-                max_model_len=llm.max_model_len,
-                dtype=llm.dtype,
-                seed=llm.seed,
-                enable_prefix_caching=True,
-                disable_log_stats=True,
-                **place,
-            )
+            self._llm = LLM(settings.model.source, **engine_arguments(settings))
         except Exception as error:
             raise EngineError(
                 f"vLLM cannot start {settings.model.source}: {_last_line(error)}"
@@ -93,15 +98,15 @@ class VLLMEngine:
             raise EngineError(
                 f"{settings.model.source} has no chat template; use an instruction-tuned model"
             )
+        self._config = llm
         self._max_prompt_tokens = llm.max_model_len - llm.max_tokens
-        self._sampling = SamplingParams(
-            temperature=llm.temperature,
-            max_tokens=llm.max_tokens,
-            seed=llm.seed if llm.temperature > 0 else None,
-        )
+        self._lora = _lora_request(settings.model)
 
-    def chat(self, batch: Sequence[Chat]) -> list[Answer]:
-        """One answer per chat; over-long prompts and those the chat template refuses are errors."""
+    def chat(
+        self, batch: Sequence[Chat], schemas: Sequence[str | None] | None = None
+    ) -> list[Answer]:
+        """One answer per chat; over-long prompts are not asked, and those that the chat template
+        refuses are errors."""
         answers: dict[int, Answer] = {}
         prompts: dict[int, str] = {}
         for place, chat in enumerate(batch):
@@ -114,20 +119,26 @@ class VLLMEngine:
         encoded = self._tokenizer(list(prompts.values()), add_special_tokens=False)["input_ids"]
         tokens = dict(zip(prompts, encoded, strict=True))
         for place in [p for p, t in tokens.items() if len(t) > self._max_prompt_tokens]:
-            answers[place] = _failed(
-                f"the prompt has {len(tokens.pop(place)):,} tokens, and "
-                f"knowledge.llm.max_model_len leaves {self._max_prompt_tokens:,} beside the answer"
+            answers[place] = Answer(
+                finish="too_long",
+                error=f"the prompt has {len(tokens.pop(place)):,} tokens, and "
+                f"knowledge.llm.max_model_len leaves {self._max_prompt_tokens:,} beside the answer",
             )
-        answers |= dict(zip(tokens, self._generate(list(tokens.values())), strict=True))
+        asked = self._generate(
+            list(tokens.values()), [schemas[place] if schemas else None for place in tokens]
+        )
+        answers |= dict(zip(tokens, asked, strict=True))
         return [answers[place] for place in range(len(batch))]
 
-    def _generate(self, prompts: list[list[int]]) -> list[Answer]:
+    def _generate(self, prompts: list[list[int]], schemas: Sequence[str | None]) -> list[Answer]:
         if not prompts:
             return []
+        sampling = {schema: sampling_params(self._config, schema) for schema in set(schemas)}
         try:
             outputs = self._llm.generate(
                 [{"prompt_token_ids": tokens} for tokens in prompts],
-                self._sampling,
+                [sampling[schema] for schema in schemas],
+                lora_request=self._lora,
                 use_tqdm=False,
             )
         except Exception as error:
@@ -141,6 +152,33 @@ class VLLMEngine:
             )
             for tokens, output in zip(prompts, outputs, strict=True)
         ]
+
+
+def sampling_params(llm: LLMConfig, schema: str | None) -> Any:
+    """vLLM's SamplingParams; `schema`, a JSON schema, binds the form of the answer."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return SamplingParams(
+        temperature=llm.temperature,
+        top_p=llm.top_p,
+        max_tokens=llm.max_tokens,
+        seed=llm.seed if llm.temperature > 0 else None,
+        structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
+    )
+
+
+def _lora_rank(model: LanguageModel) -> int:
+    """The adapter's rank, rounded up to one that vLLM allocates."""
+    return max(8, 1 << (model.lora_rank - 1).bit_length())
+
+
+def _lora_request(model: LanguageModel) -> Any:
+    if model.lora is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, model.lora)
 
 
 def _failed(reason: str) -> Answer:

@@ -33,7 +33,7 @@ def write_knowledge(workspace: Path, rows: list[dict[str, object]]) -> Artifact:
         counts: dict[object, int] = {}
         for row in rows:
             counts[row["status"]] = counts.get(row["status"], 0) + 1
-        draft.facts.update(fields=FIELDS, counts=counts)
+        draft.facts.update(fields=FIELDS, counts=counts, texts_digest=spec.fingerprint)
     return Artifact.open(spec.folder(workspace))
 
 
@@ -42,6 +42,7 @@ def row(
 ) -> dict[str, object]:
     return {"side": side, "row": row, "field": field, "chunk": chunk, "text": text} | {
         "status": "ok",
+        "weight": 1.0,
         **more,
     }
 
@@ -95,6 +96,38 @@ def test_each_text_lands_at_its_row_and_chunk(
     assert ends[8] == NO_KNOWLEDGE, "a text that is not used has seen nothing"
     assert artifact.facts["texts"] == 6
     assert artifact.facts["distinct_texts"] == 5
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_texts_outside_the_quality_bounds_become_no_vectors(
+    config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    rows = [
+        *(row("item", n, "facts", 0, "It is gloomy.", factor="mood") for n in (1, 2, 3)),
+        row("item", 4, "facts", 0, "It is tender.", factor="mood"),
+        row("item", 5, "facts", 0, "Eerie.", factor="mood"),
+        row("user", 7, "taste", 0, "it is gloomy", factor="mood", history_end=4),
+        row("user", 8, "taste", 0, "gloomy", factor="mood", history_end=4),
+    ]
+    knowledge = write_knowledge(tmp_path / "workspace", rows)
+    bounds = {"copies": (1, 2), "words": (2, None)}
+    bounded = config.encoding.model_copy(update={"where": bounds})
+    artifact = run(config.model_copy(update={"encoding": bounded}), tiny_dataset, knowledge)
+    table = VectorsTable.open(artifact.path)
+    assert np.argwhere(table.mask("item")).tolist() == [[4, 0]]
+    assert np.argwhere(table.mask("user")).tolist() == [[7, 0]]
+    assert table.user_history_end[8] == NO_KNOWLEDGE
+    assert (artifact.facts["texts"], artifact.facts["texts_left_out"]) == (2, 5)
+
+
+@pytest.mark.bad_input
+def test_bounds_that_leave_nothing_are_said(
+    config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    knowledge = write_knowledge(tmp_path / "workspace", [row("item", 1, "facts", 0, "gloomy")])
+    bounded = config.encoding.model_copy(update={"where": {"words": (3, None)}})
+    with pytest.raises(EncodingError, match="leaves none of the 1 texts"):
+        run(config.model_copy(update={"encoding": bounded}), tiny_dataset, knowledge)
 
 
 @pytest.mark.bad_input

@@ -24,7 +24,7 @@ SHORT_HISTORY = 2
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_world_model_answers_and_long_prompts_are_failed_rows(
+def test_the_world_model_answers_and_long_prompts_are_not_asked(
     make_tiny_dataset: Callable[..., Dataset], tmp_path: Path
 ) -> None:
     pytest.importorskip("vllm", reason="vLLM is an extra: pip install 'lorecast[cpu]'")
@@ -46,7 +46,7 @@ def test_the_world_model_answers_and_long_prompts_are_failed_rows(
     assert answered["status"].to_pylist() == ["ok"] * 4
     assert all(text.startswith("This viewer") for text in answered["text"].to_pylist())
     assert min(answered["output_tokens"].to_pylist()) > 0
-    failed = table.filter(pc.equal(table["status"], "failed"))
+    failed = table.filter(pc.equal(table["status"], "too_long"))
     assert failed.num_rows > 0
     assert all("max_model_len" in reason for reason in failed["reason"].to_pylist())
-    assert artifact.facts["counts"]["failed"] == failed.num_rows
+    assert artifact.facts["failed"] == failed.num_rows

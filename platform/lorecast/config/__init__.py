@@ -2,6 +2,7 @@
 
 from lorecast.config.loading import describe_fields, dump_config, load_config, load_experiment
 from lorecast.config.schema import (
+    CollectiveConfig,
     ComputeConfig,
     DatasetConfig,
     EncodingConfig,
@@ -23,6 +24,7 @@ from lorecast.config.schema import (
 )
 
 __all__ = [
+    "CollectiveConfig",
     "ComputeConfig",
     "DatasetConfig",
     "EncodingConfig",

@@ -5,7 +5,7 @@ how fast work is done, never what comes out: it stays out of every fingerprint. 
 the embedded world's experiment, so `ExperimentConfig()` is complete and runs.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -143,14 +143,55 @@ class DatasetConfig(Section):
 # ── knowledge ────────────────────────────────────────────────────────────────────────────────
 
 
+class CollectiveConfig(Section):
+    """Entities in groups; a group is asked about once, and its members share the answers (REKI)."""
+
+    clusters: Positive = Field(100, description="groups the entities are parted into, k")
+    represent: Literal["text", "clicks"] = Field(
+        "text",
+        description="what makes entities alike: text (encoded titles; users by the titles they "
+        "rated) or clicks (who rated what, up to the cut-off, factorized)",
+    )
+    assign: Literal["nearest", "mix"] = Field(
+        "nearest", description="mix: the two nearest groups' vectors, weighted by similarity"
+    )
+    head: Fraction = Field(
+        0.0, description="share of the entities, the most clicked, that are asked individually"
+    )
+    shown: Positive = Field(12, description="members' titles a group prompt shows, of each kind")
+    dim: Positive = Field(32, description="width of the factorization (represent: clicks)")
+    seed: int = Field(0, description="seed of k-means")
+    groups: str | None = Field(
+        None,
+        description="folder of an earlier generate artifact: keep its groups, entities join the "
+        "nearest without a call",
+    )
+
+
 class GeneratedField(Section):
-    """A field the LLM writes: one answer for each factor of a factor set."""
+    """A field the LLM writes, after the factors of a factor set."""
 
     kind: Literal["generate"] = Field("generate", description="the LLM writes it")
     name: str = Field(description="name of the field, unique in the experiment")
     side: Side = Field(description="user or item")
-    factor_set: str = Field("world", description="shipped set (world, films) or a folder")
+    factor_set: str = Field(
+        "world", description="shipped set (world, films, books, news, music, products) or a folder"
+    )
     factors: tuple[str, ...] = Field((), description="only these factors; empty: all of the side")
+    answer: Literal["factor", "json", "text"] = Field(
+        "factor",
+        description="factor: a call and an answer each; json: one call, an object with all "
+        "factors; text: one call, prose cut to sentences",
+    )
+    max_chunks: Positive = Field(
+        8, description="sentences are grouped to at most so many chunks (answer: text)"
+    )
+    extraction: Literal["individual", "collective"] = Field(
+        "individual", description="a call an entity, or a call a group of alike entities"
+    )
+    collective: CollectiveConfig = Field(
+        CollectiveConfig(), description="the groups (extraction: collective)"
+    )
 
 
 class ImportedField(Section):
@@ -159,7 +200,7 @@ class ImportedField(Section):
     kind: Literal["import"] = Field(description="the texts exist")
     name: str = Field(description="name of the field, unique in the experiment")
     side: Side = Field(description="user or item")
-    file: str = Field(description="Parquet or JSON lines; relative paths start at dataset.path")
+    file: str = Field(description="Parquet, CSV, JSON lines or KAR's JSON, below dataset.path")
     id: str = Field("id", description="column of the entity's id")
     text: str = Field("text", description="column of the text")
     where: dict[str, str] = Field({}, description="keep rows whose columns have these values")
@@ -177,11 +218,37 @@ class LLMConfig(Section):
 
     model: str = Field("world", description="world (the embedded LLM), a folder or a hub name")
     revision: str | None = Field(None, description="hub revision, pinned for reproducibility")
+    lora: str | None = Field(None, description="folder of a LoRA adapter for the model (vllm)")
     max_model_len: Positive = Field(256, description="prompt and answer together, in tokens")
     max_tokens: Positive = Field(32, description="length of one answer, in tokens")
     temperature: float = Field(0.0, ge=0.0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus sampling; 1 is off")
     seed: int = Field(0, description="seed of sampling")
     dtype: str = Field("bfloat16", description="weights' type in vLLM")
+    language: str | None = Field(
+        None, description="ISO 639-1 code, e.g. en: longer answers in another one are left out"
+    )
+    engine: Annotated[Literal["vllm", "openai"], EXECUTION] = Field(
+        "vllm", description="vllm: actors of ours; openai: an OpenAI-compatible endpoint"
+    )
+    base_url: Annotated[str, EXECUTION] = Field(
+        "http://127.0.0.1:8000/v1", description="the endpoint (engine: openai)"
+    )
+    api_key_env: Annotated[str, EXECUTION] = Field(
+        "OPENAI_API_KEY", description="environment variable that holds its key, if it wants one"
+    )
+    requests_per_s: Annotated[float | None, EXECUTION] = Field(
+        None, gt=0.0, description="at most so many calls a second, over all actors"
+    )
+    concurrency: Annotated[Positive, EXECUTION] = Field(
+        32, description="calls in flight, over all actors (engine: openai)"
+    )
+    timeout_s: Annotated[float, EXECUTION] = Field(
+        120.0, gt=0.0, description="a call that takes longer is tried again (engine: openai)"
+    )
+    retry_s: Annotated[float, EXECUTION] = Field(
+        600.0, ge=0.0, description="how long a call is tried while the endpoint is busy or down"
+    )
 
 
 class KnowledgeConfig(Section):
@@ -221,6 +288,35 @@ class EncodingConfig(Section):
     )
     max_tokens: Positive = Field(256, description="longer texts are cut, in tokens")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of encoding")
+    where: dict[str, tuple[float | None, float | None]] = Field(
+        {},
+        description="quality bounds by column (words, copies, near_copies, echo), e.g. "
+        "{copies: [1, 200], words: [3, null]}; texts outside become no vectors",
+    )
+
+    quality_columns: ClassVar = ("words", "copies", "near_copies", "echo")
+    """What `where` may name (`lorecast.knowledge.quality`)."""
+
+    @model_validator(mode="after")
+    def _bounds_are_known(self) -> Self:
+        for column, (low, high) in self.where.items():
+            if column not in self.quality_columns:
+                raise ValueError(
+                    f"encoding.where names {column!r}, which is no quality column; there are "
+                    f"{', '.join(self.quality_columns)}"
+                )
+            if low is not None and high is not None and low > high:
+                raise ValueError(
+                    f"encoding.where.{column}: [{low:g}, {high:g}] leaves nothing; write "
+                    "[lowest, highest], null for no bound"
+                )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        identity = super().identity()
+        if not self.where:
+            del identity["where"]
+        return identity
 
 
 class KSERConfig(Section):
@@ -305,6 +401,17 @@ class ComputeConfig(Section):
     engine_gpus: Annotated[float, EXECUTION] = Field(0.0, ge=0.0, description="GPUs a vLLM actor")
     engine_batch: Annotated[Positive, EXECUTION] = Field(
         512, description="prompts a vLLM actor takes at once; what a crash may pay twice"
+    )
+    engine_tensor_parallel: Annotated[Positive, EXECUTION] = Field(
+        1, description="GPUs that share one model, for each vLLM actor"
+    )
+    engine_runner: Annotated[Literal["auto", "blocks", "ray_data_llm"], EXECUTION] = Field(
+        "auto",
+        description="blocks: vLLM inside our actors; ray_data_llm: Ray's processor; auto: blocks "
+        "on CPU, ray_data_llm on GPUs",
+    )
+    engine_stall_s: Annotated[float, EXECUTION] = Field(
+        900.0, gt=0.0, description="an engine that finishes no batch for so long is ended"
     )
     encoders: Annotated[Positive, EXECUTION] = Field(1, description="text encoder actors")
     encoder_gpus: Annotated[float, EXECUTION] = Field(0.0, ge=0.0, description="GPUs an encoder")

@@ -42,7 +42,7 @@ def history_end(texts: pa.Table, num_users: int) -> NDArray[np.int32]:
 
 
 class Scatter:
-    """Puts the vector of a distinct text wherever the text stands.
+    """Puts the vector of a distinct text wherever it stands; texts of a weight below 1 add up.
 
     Legend: N lines of the texts' table, C chunks, D encoder width.
     """
@@ -66,6 +66,7 @@ class Scatter:
         self._is_item_N = pc.equal(lines["side"], "item").to_numpy()
         self._row_N = lines["row"].to_numpy()
         self._chunk_N = lines["chunk"].to_numpy() + self._field_start(lines)
+        self._weight_N = lines["weight"].to_numpy()
         self._writers: dict[Side, VectorsWriter] = {}
         self._dim = 0
 
@@ -76,11 +77,18 @@ class Scatter:
         first, last = np.searchsorted(self._place_N, (place_M[0], place_M[-1] + 1))
         lines = np.arange(first, last)
         for side, writer in self._writers.items():
-            chosen = lines[self._is_item_N[lines] == (side == "item")]
+            of_side = lines[self._is_item_N[lines] == (side == "item")]
+            is_whole = self._weight_N[of_side] == 1
+            whole, mixed = of_side[is_whole], of_side[~is_whole]
             writer.put(
-                self._row_N[chosen],
-                self._chunk_N[chosen],
-                vector_MD[self._place_N[chosen] - place_M[0]],
+                self._row_N[whole],
+                self._chunk_N[whole],
+                vector_MD[self._place_N[whole] - place_M[0]],
+            )
+            writer.add(
+                self._row_N[mixed],
+                self._chunk_N[mixed],
+                vector_MD[self._place_N[mixed] - place_M[0]] * self._weight_N[mixed, None],
             )
 
     def close(self) -> int:

@@ -130,6 +130,16 @@ class VectorsWriter:
         self._vectors[row_N, chunk_N] = vector_ND
         self._mask[row_N, chunk_N] = True
 
+    def add(
+        self,
+        row_N: NDArray[np.integer],
+        chunk_N: NDArray[np.integer],
+        vector_ND: NDArray[np.floating],
+    ) -> None:
+        """Adds the vectors of N texts to what stands at their rows and chunks."""
+        np.add.at(self._vectors, (row_N, chunk_N), vector_ND.astype(np.float16))
+        self._mask[row_N, chunk_N] = True
+
     def close(self) -> None:
         """Everything is on disk."""
         self._vectors.flush()

@@ -16,12 +16,13 @@ Chat = Sequence[Message]
 class Answer:
     """What came back for one chat.
 
-    `finish`: the model ended by itself (stop), was cut at its token limit (length), or gave no
-    answer (error), and then `error` says why.
+    `finish`: the model ended by itself (stop), was cut at its token limit (length), was not asked
+    since the prompt leaves no room for an answer (too_long), or gave none (error); the last two
+    say why in `error`.
     """
 
     text: str = ""
-    finish: Literal["stop", "length", "error"] = "stop"
+    finish: Literal["stop", "length", "too_long", "error"] = "stop"
     error: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -30,8 +31,10 @@ class Answer:
 class Engine(Protocol):
     """A language model that is ready to answer."""
 
-    def chat(self, batch: Sequence[Chat]) -> list[Answer]:
-        """One answer per chat, in order.
+    def chat(
+        self, batch: Sequence[Chat], schemas: Sequence[str | None] | None = None
+    ) -> list[Answer]:
+        """One answer per chat, in order; `schemas[i]`, a JSON schema, binds the i-th answer's form.
 
         A chat that cannot be answered gets an `error` answer and does not disturb the others.
         Raises EngineError only if the engine itself is broken.
@@ -45,7 +48,11 @@ class ScriptedEngine:
     def __init__(self, reply: Callable[[str], str | Answer]) -> None:
         self._reply = reply
 
-    def chat(self, batch: Sequence[Chat]) -> list[Answer]:
+    def chat(
+        self,
+        batch: Sequence[Chat],
+        schemas: Sequence[str | None] | None = None,  # noqa: ARG002
+    ) -> list[Answer]:
         return [self._answer(chat) for chat in batch]
 
     def _answer(self, chat: Chat) -> Answer:

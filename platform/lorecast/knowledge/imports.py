@@ -1,4 +1,4 @@
-"""Texts that exist already: Parquet, CSV or JSON lines, cut to chunks, joined to the entities."""
+"""Texts that exist already, in Parquet, CSV, JSON lines or KAR's JSON, cut to chunks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from lorecast.config import ImportedField
 from lorecast.data import parsing
 from lorecast.data.files import TableFiles
 from lorecast.errors import InputError
+from lorecast.knowledge.kar import looks_like_kar, read_kar
 from lorecast.knowledge.leakage import UNKNOWN_END
 from lorecast.knowledge.rows import SCHEMA
 from lorecast.knowledge.sentences import group_evenly, split_sentences
@@ -101,7 +102,7 @@ def _rows(
     """Knowledge rows for chunks whose texts stand in the lines `owner`."""
     of = texts.take(pa.array(owner, pa.int64()))
 
-    def same(value: str | int | None) -> pa.Array:
+    def same(value: str | float | None) -> pa.Array:
         return pa.repeat(value, owner.size)
 
     columns = {
@@ -118,6 +119,7 @@ def _rows(
         "key": pa.nulls(owner.size, pa.string()),
         "prompt_tokens": same(0),
         "output_tokens": same(0),
+        "weight": same(1.0),
     }
     return pa.table(columns).cast(SCHEMA)
 
@@ -137,8 +139,9 @@ def _read(field: ImportedField, path: Path) -> pa.Table:
     if field.history_end is not None:
         wanted.append(field.history_end)
     key = f"knowledge field {field.name!r}"
-    if path.suffix.lower() in _JSON_SUFFIXES:
-        table = _read_json_lines(path, field.text)
+    is_kar = looks_like_kar(path)
+    if is_kar or path.suffix.lower() in _JSON_SUFFIXES:
+        table = read_kar(path) if is_kar else _read_json_lines(path, field.text)
         for column in wanted:
             if column not in table.column_names:
                 has = ", ".join(table.column_names)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,9 @@ class LanguageModel:
     revision: str | None
     """Of a hub name."""
     digest: str
+    lora: str | None = None
+    """Folder of the adapter on top."""
+    lora_rank: int = 0
 
     @property
     def is_local(self) -> bool:
@@ -32,14 +35,45 @@ class LanguageModel:
 
 
 def find_language_model(
-    source: str, revision: str | None = None, *, memo: Path | None = None
+    source: str,
+    revision: str | None = None,
+    *,
+    lora: str | None = None,
+    memo: Path | None = None,
 ) -> LanguageModel:
     """The model in a folder, known by its files, or on the hub, known by name and revision.
 
     Reading all weights takes seconds a model of some GB: digests of unchanged files are kept in
-    the folder `memo`. Raises EngineError if the folder is missing or lacks weights, configuration
-    or tokenizer.
+    the folder `memo`. `lora`: folder of an adapter for the model. Raises EngineError if a folder is
+    missing or lacks weights, configuration or tokenizer.
     """
+    model = _find_base(source, revision, memo)
+    return model if lora is None else _adapted(model, Path(lora).expanduser(), memo)
+
+
+def endpoint_model(name: str) -> LanguageModel:
+    """The model that an endpoint serves under a name; nothing more is known about it."""
+    return LanguageModel(source=name, revision=None, digest=fingerprint(["endpoint", name]))
+
+
+def _adapted(model: LanguageModel, folder: Path, memo: Path | None) -> LanguageModel:
+    config = folder / "adapter_config.json"
+    weights = folder / "adapter_model.safetensors"
+    for file in (config, weights):
+        if not file.exists():
+            raise EngineError(
+                f"{folder} holds no LoRA adapter (no {file.name}); set knowledge.llm.lora to a "
+                "folder that peft saved"
+            )
+    return replace(
+        model,
+        lora=str(folder.resolve()),
+        lora_rank=int(json.loads(config.read_text())["r"]),
+        digest=fingerprint([model.digest, _digest([config, weights], memo)]),
+    )
+
+
+def _find_base(source: str, revision: str | None, memo: Path | None) -> LanguageModel:
     folder = Path(source).expanduser()
     if folder.is_dir():
         _check_folder(folder)

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lorecast.data.dataset import Dataset
+from lorecast.data.layout import SPLITS, USERS, samples_folder
 from lorecast.errors import LeakageError
 
 NO_KNOWLEDGE: Final = -1
@@ -45,3 +48,46 @@ def check_no_leak(
         f"position {int(position_B[first])}): write the texts from earlier interactions, or "
         "drop the field"
     )
+
+
+def check_prompts(dataset: Dataset) -> None:
+    """Raises LeakageError if what a user's prompt would show is not the user's own past.
+
+    The interactions up to the cut-off are compared, place by place, with the histories of the
+    samples that follow, which are all there is to compare with.
+    """
+    columns = ["id", "history_end", "prompt_item_rows"]
+    users = pq.read_table(dataset.path / USERS, columns=columns)
+    end_U = users["history_end"].to_numpy()
+    shown = users["prompt_item_rows"].combine_chunks()
+    start_U = shown.offsets.to_numpy()
+    shown_M = shown.flatten().to_numpy()
+    longer = np.flatnonzero(np.diff(start_U) != end_U + 1)
+    if longer.size:
+        user = int(longer[0])
+        raise LeakageError(
+            f"the prompt of user {users['id'][user].as_py()!r} would show "
+            f"{start_U[user + 1] - start_U[user]} interactions, and its cut-off allows "
+            f"{end_U[user] + 1}: run `lorecast prepare` again"
+        )
+    length = dataset.history_length
+    for split in SPLITS:
+        for part in sorted(samples_folder(dataset.path, split).glob("part-*.parquet")):
+            with pq.ParquetFile(part) as samples:
+                names = ["user_row", "position", "history_item_rows"]
+                for batch in samples.iter_batches(columns=names):
+                    user_B = batch["user_row"].to_numpy() - 1
+                    position_BL = batch["position"].to_numpy()[:, None] - np.arange(length, 0, -1)
+                    seen_BL = batch["history_item_rows"].flatten().to_numpy().reshape(-1, length)
+                    known_BL = (position_BL >= 0) & (position_BL <= end_U[user_B, None])
+                    sample, place = np.nonzero(known_BL)
+                    position = position_BL[sample, place]
+                    shown_there = shown_M[start_U[user_B[sample]] + position]
+                    wrong = np.flatnonzero(shown_there != seen_BL[sample, place])
+                    if wrong.size:
+                        user = int(user_B[sample[wrong[0]]])
+                        raise LeakageError(
+                            f"the prompt of user {users['id'][user].as_py()!r} would show an item "
+                            f"at position {position[wrong[0]]} that the user did not meet there: "
+                            "it may be one that is to be predicted; run `lorecast prepare` again"
+                        )

@@ -1,72 +1,111 @@
-"""What to ask: every entity × generated field × factor, as prompts with their keys.
+"""What to ask: every entity or group × generated field × factor, as prompts with their keys.
 
 Prompts are made in blocks, entity by entity, so that memory does not grow with the catalogue and
 neighbours share a long beginning (one user's history, then seven questions), which the engine
 caches.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lorecast.config import ExperimentConfig, GeneratedField, Side
 from lorecast.data.dataset import Dataset
+from lorecast.data.layout import ITEMS, USERS
 from lorecast.errors import ConfigError
-from lorecast.knowledge.factors import FactorSet, load_factor_set
-from lorecast.knowledge.store import KeyMaker
+from lorecast.knowledge.factors import FactorSet, Role, answer_schema, load_factor_set
+from lorecast.knowledge.groups import Groups
+from lorecast.knowledge.keys import KeyMaker, chat_json
 
 SCHEMA: Final = pa.schema(
     [
         ("key", pa.string()),
         ("side", pa.string()),
         ("row", pa.int32()),
+        ("group", pa.int32()),
         ("id", pa.string()),
         ("field", pa.string()),
         ("factor", pa.string()),
         ("chunk", pa.int32()),
         ("history_end", pa.int32()),
         ("chat", pa.string()),
+        ("schema", pa.string()),
     ]
 )
-"""chat: the messages as JSON."""
+"""chat: the messages as JSON. schema: JSON schema of the answer, or null. row: the entity's, null
+where a group is asked, and then group is its number. factor: ALL_FACTORS where one call asks for
+all of a field."""
+ALL_FACTORS: Final = "*"
+SIDES: Final[tuple[Side, Side]] = ("item", "user")
+_BATCH_ROWS: Final = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """One generated field: its factor set, and the factors that are asked."""
 
-    field: str
-    side: Side
+    config: GeneratedField
     factor_set: FactorSet
     factors: tuple[str, ...]
+
+    @property
+    def field(self) -> str:
+        return self.config.name
+
+    @property
+    def side(self) -> Side:
+        return self.config.side
+
+    @property
+    def is_collective(self) -> bool:
+        return self.config.extraction == "collective"
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The templates that it uses."""
+        group: Role = "item_group" if self.side == "item" else "user_group"
+        if not self.is_collective:
+            return (self.side,)
+        return (group, self.side) if self.config.collective.head > 0 else (group,)
+
+    @property
+    def calls(self) -> int:
+        """Calls an entity."""
+        return len(self.factors) if self.config.answer == "factor" else 1
+
+    @cached_property
+    def schema(self) -> str | None:
+        """JSON schema of an answer."""
+        return answer_schema(self.factors) if self.config.answer == "json" else None
 
 
 def questions(fields: Sequence[object]) -> tuple[Question, ...]:
     """The generated ones among the fields of an experiment.
 
-    Raises InputError for a broken factor set and ConfigError for a factor that it does not have.
+    Raises InputError for a broken factor set, KnowledgeError for a missing template and ConfigError
+    for a factor that the set does not have.
     """
     return tuple(_question(field) for field in fields if isinstance(field, GeneratedField))
 
 
-def _question(field: GeneratedField) -> Question:
-    factor_set = load_factor_set(field.factor_set)
-    known = [factor.name for factor in factor_set.factors(field.side)]
-    for factor in field.factors:
+def _question(config: GeneratedField) -> Question:
+    factor_set = load_factor_set(config.factor_set)
+    known = [factor.name for factor in factor_set.factors(config.side)]
+    for factor in config.factors:
         if factor not in known:
             raise ConfigError(
-                f"knowledge field {field.name!r}: factor set {factor_set.name!r} has no "
-                f"{field.side} factor {factor!r}; it has {', '.join(known)}"
+                f"knowledge field {config.name!r}: factor set {factor_set.name!r} has no "
+                f"{config.side} factor {factor!r}; it has {', '.join(known)}"
             )
-    return Question(
-        field=field.name,
-        side=field.side,
-        factor_set=factor_set,
-        factors=field.factors or tuple(known),
+    question = Question(
+        config=config, factor_set=factor_set, factors=config.factors or tuple(known)
     )
+    factor_set.role_digest(question.roles, factors)  # raises if a template is missing
+    return question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,83 +119,134 @@ class Plan:
     """Rated titles a user prompt shows, the last before the cut-off."""
     liked_from: float
     """Ratings from here on make a title a liked one."""
+    groups: Mapping[str, Groups] = field(default_factory=dict)
+    """Of the collective fields, by name."""
 
     @classmethod
-    def of(cls, config: ExperimentConfig, dataset: Dataset, model_digest: str) -> "Plan":
+    def of(
+        cls,
+        config: ExperimentConfig,
+        dataset: Dataset,
+        model_digest: str,
+        groups: Mapping[str, Groups] | None = None,
+    ) -> "Plan":
         """The plan of an experiment whose language model has this digest."""
         llm = config.knowledge.llm
-        columns = config.dataset.interactions
-        by_label = columns is not None and columns.rating is None
+        sampling = {
+            "temperature": llm.temperature,
+            "seed": llm.seed if llm.temperature > 0 else None,
+            "max_tokens": llm.max_tokens,
+            "dtype": llm.dtype,
+        }
+        if llm.temperature > 0 and llm.top_p < 1:
+            sampling["top_p"] = llm.top_p
         return cls(
             dataset=dataset,
             questions=questions(config.knowledge.fields),
-            keys=KeyMaker(
-                model_digest,
-                {
-                    "temperature": llm.temperature,
-                    "seed": llm.seed if llm.temperature > 0 else None,
-                    "max_tokens": llm.max_tokens,
-                    "dtype": llm.dtype,
-                },
-            ),
+            keys=KeyMaker(model_digest, sampling),
             prompt_history=config.knowledge.prompt_history,
-            liked_from=1.0 if by_label else config.dataset.positive_rating,
+            liked_from=liked_from(config),
+            groups=groups or {},
         )
 
     @property
     def num_prompts(self) -> int:
+        return sum(self.num_asked(question) * question.calls for question in self.questions)
+
+    def num_asked(self, question: Question) -> int:
+        """Entities and groups that this field has calls for."""
+        if question.is_collective:
+            groups = self.groups[question.field]
+            return len(groups.prompts) + int(groups.is_head.sum())
         schema = self.dataset.schema
-        entities = {"item": schema.num_items, "user": schema.num_users}
-        return sum(len(question.factors) * entities[question.side] for question in self.questions)
+        return schema.num_items if question.side == "item" else schema.num_users
 
     def blocks(self, entities_per_block: int = 256) -> Iterator[pa.Table]:
-        """Tables of SCHEMA: items first, entities in row order, all their prompts together."""
-        for side in ("item", "user"):
+        """Tables of SCHEMA: items first, entities in row order, all their prompts together; the
+        prompts of a side's groups before those of its entities."""
+        for side in SIDES:
             asked = [question for question in self.questions if question.side == side]
-            if not asked:
-                continue
-            entities = _items(self.dataset) if side == "item" else self._users()
-            block: list[dict[str, Any]] = []
-            for row, entity in enumerate(entities, 1):
-                block += self._prompts(asked, row, entity)
-                if row % entities_per_block == 0:
-                    yield pa.Table.from_pylist(block, schema=SCHEMA)
-                    block = []
+            block = _Block()
+            for question in asked:
+                if question.is_collective:
+                    for number, variables in enumerate(self.groups[question.field].prompts):
+                        self._ask(block, question, _group(number, variables))
+            if any(side in question.roles for question in asked):
+                entities = self._items() if side == "item" else self._users()
+                for row, entity in enumerate(entities, 1):
+                    for question in asked:
+                        if self._is_individual(question, row):
+                            self._ask(block, question, entity, row)
+                    if row % entities_per_block == 0 and block:
+                        yield block.table()
+                        block = _Block()
             if block:
-                yield pa.Table.from_pylist(block, schema=SCHEMA)
+                yield block.table()
 
-    def _prompts(
-        self, asked: Sequence[Question], row: int, entity: "_Entity"
-    ) -> Iterator[dict[str, Any]]:
-        for question in asked:
+    def _is_individual(self, question: Question, row: int) -> bool:
+        return not question.is_collective or bool(self.groups[question.field].is_head[row - 1])
+
+    def _ask(
+        self, block: "_Block", question: Question, about: "_About", row: int | None = None
+    ) -> None:
+        """Adds the prompts of one entity or group."""
+        role, answer = question.roles[0 if about.group is not None else -1], question.config.answer
+        if answer == "factor":
             for chunk, factor in enumerate(question.factors):
-                chat = question.factor_set.messages(question.side, factor, entity.variables)
-                yield {
-                    "key": self.keys.key(
-                        side=question.side,
-                        entity_id=entity.id,
-                        field=question.field,
-                        factor=factor,
-                        history_end=entity.history_end,
-                        chat=chat,
-                    ),
-                    "side": question.side,
-                    "row": row,
-                    "id": entity.id,
-                    "field": question.field,
-                    "factor": factor,
-                    "chunk": chunk,
-                    "history_end": entity.history_end,
-                    "chat": json.dumps(chat, ensure_ascii=False),
-                }
+                chat = question.factor_set.messages(role, factor, about.variables)
+                self._add(block, question, about, row, factor, chunk, chat_json(chat))
+            return
+        chat = question.factor_set.joint_messages(role, question.factors, about.variables, answer)
+        self._add(block, question, about, row, ALL_FACTORS, 0, chat_json(chat))
 
-    def _users(self) -> Iterator["_Entity"]:
+    def _add(
+        self,
+        block: "_Block",
+        question: Question,
+        about: "_About",
+        row: int | None,
+        factor: str,
+        chunk: int,
+        chat: str,
+    ) -> None:
+        key = self.keys.key(
+            side=question.side,
+            entity_id=about.id,
+            field=question.field,
+            factor=factor,
+            history_end=about.history_end,
+            chat=chat,
+            schema=question.schema,
+        )
+        block.lines.append(
+            (
+                key,
+                question.side,
+                row,
+                about.group,
+                about.id,
+                question.field,
+                factor,
+                chunk,
+                about.history_end,
+                chat,
+                question.schema,
+            )
+        )
+
+    def _items(self) -> Iterator["_About"]:
+        shown = ["title", *self.dataset.text_columns["item"]]
+        for item in _records(self.dataset, ITEMS, ["id", *shown]):
+            variables = {"item": {name: item[name] for name in shown}}
+            yield _About(id=item["id"], history_end=None, variables=variables)
+
+    def _users(self) -> Iterator["_About"]:
         dataset = self.dataset
         titles = dataset.items()["title"].to_pylist()
         levels = [int(level) if level == int(level) else level for level in dataset.rating_levels]
         shown = list(dataset.text_columns["user"])
         columns = ["id", *shown, "history_end", "prompt_item_rows", "prompt_ratings"]
-        for user in _records(dataset.users().select(columns)):
+        for user in _records(dataset, USERS, columns):
             rated = zip(user["prompt_item_rows"], user["prompt_ratings"], strict=True)
             history = [
                 {"title": titles[item_row - 1], "rating": levels[code - 1]}
@@ -164,7 +254,7 @@ class Plan:
             ]
             liked = [seen["title"] for seen in history if seen["rating"] >= self.liked_from]
             disliked = [seen["title"] for seen in history if seen["rating"] < self.liked_from]
-            yield _Entity(
+            yield _About(
                 id=user["id"],
                 history_end=user["history_end"],
                 variables={
@@ -176,21 +266,46 @@ class Plan:
             )
 
 
+def liked_from(config: ExperimentConfig) -> float:
+    """The rating from which a title counts as liked; labels are ratings of 0 and 1."""
+    columns = config.dataset.interactions
+    by_label = columns is not None and columns.rating is None
+    return 1.0 if by_label else config.dataset.positive_rating
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Entity:
+class _About:
+    """Whom a prompt is about: an entity, or a group and its number."""
+
     id: str
     history_end: int | None
     variables: Mapping[str, Any]
+    group: int | None = None
 
 
-def _items(dataset: Dataset) -> Iterator[_Entity]:
-    shown = ["title", *dataset.text_columns["item"]]
-    for item in _records(dataset.items().select(["id", *shown])):
-        variables = {"item": {name: item[name] for name in shown}}
-        yield _Entity(id=item["id"], history_end=None, variables=variables)
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Lines of SCHEMA in the making."""
+
+    lines: list[tuple[object, ...]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+    def table(self) -> pa.Table:
+        columns = zip(*self.lines, strict=True)
+        arrays = [pa.array(values, kind.type) for values, kind in zip(columns, SCHEMA, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The lines of a table as dictionaries, a few at a time."""
-    for batch in table.to_batches(max_chunksize=1024):
-        yield from batch.to_pylist()
+def _group(number: int, variables: Mapping[str, Any]) -> _About:
+    return _About(
+        id=f"group {number}", history_end=None, variables={"group": variables}, group=number
+    )
+
+
+def _records(dataset: Dataset, file: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The lines of an entity table as dictionaries, a few at a time."""
+    with pq.ParquetFile(dataset.path / file) as table:
+        for batch in table.iter_batches(_BATCH_ROWS, columns=columns):
+            yield from batch.to_pylist()

@@ -21,7 +21,9 @@ SCHEMA: Final = pa.schema(
         ("key", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
+        ("weight", pa.float32()),
     ]
 )
 """chunk: place inside the field, from 0. history_end: position of the last interaction that the
-writer of a user's text saw, null if unknown; null for items. key: the store's; null if imported."""
+writer of a user's text saw, null if unknown; null for items. key: the store's; null if imported.
+weight: 1, or the share in its chunk's vector where two groups' texts are mixed."""

@@ -2,29 +2,32 @@
 
     workspace/knowledge/part-<digest of its keys>.parquet
 
-A key is a digest of all that decides an answer (`KeyMaker`), so a run asks for wanted minus stored
-keys. A part is named by its keys and appears whole: writing it a second time changes nothing, and
-a killed writer leaves nothing half-done. Failed rows are kept with their reason; they do not count
-as stored, so the next run that wants them asks again.
+A key is a digest of all that decides an answer (`keys.KeyMaker`), so a run asks for wanted minus
+stored keys. A part is named by its keys and appears whole: writing it a second time changes
+nothing, and a killed writer leaves nothing half-done. Failed rows are kept with their reason; they
+do not count as stored, so the next run that wants them asks again.
 """
 
+import fcntl
 import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lorecast.errors import KnowledgeError
-from lorecast.knowledge.engine import Chat
+from lorecast.knowledge.answers import RETRIED
+from lorecast.knowledge.keys import KeyIndex, key_numbers
 
 FOLDER: Final = "knowledge"
 """Name of the store below the workspace."""
@@ -46,33 +49,8 @@ SCHEMA: Final = pa.schema(
         ("time", pa.timestamp("us", "UTC")),
     ]
 )
-
-
-class KeyMaker:
-    """Keys of one model with one sampling."""
-
-    def __init__(self, model: str, sampling: Mapping[str, Any]) -> None:
-        """`model` is a digest of the weights, or hub name and revision."""
-        self._base = hashlib.blake2b(_canonical([model, sampling]), digest_size=16)
-
-    def key(
-        self,
-        *,
-        side: str,
-        entity_id: str,
-        field: str,
-        factor: str,
-        history_end: int | None,
-        chat: Chat,
-    ) -> str:
-        """32 hex digits. The chat carries template, wording and the history that is shown."""
-        digest = self._base.copy()
-        digest.update(_canonical([side, entity_id, field, factor, history_end, list(chat)]))
-        return digest.hexdigest()
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+_RETRIED: Final = pa.array(sorted(RETRIED))
+_CACHE_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -106,35 +84,130 @@ class KnowledgeStore:
             ) from error
         return path
 
-    def answered_keys(self) -> pa.StringArray:
-        """Keys that need not be asked again."""
-        table = self._read(["key", "status"])
-        return table.filter(pc.not_equal(table["status"], "failed"))["key"].combine_chunks()
+    def index(self) -> "StoreIndex":
+        """What is stored now. Raises KnowledgeError for a damaged part."""
+        return StoreIndex(self._parts())
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Holds off `compact` in other processes. Raises KnowledgeError while one is at work."""
+        with self._locked(fcntl.LOCK_SH, "is being compacted; try again when that is done"):
+            yield
+
+    def compact(self, rows_per_part: int = 100_000) -> int:
+        """Rewrites the parts as few large ones and returns how many were replaced.
+
+        Failures that were answered later are dropped. New parts are written before old ones go, so
+        a crash leaves rows twice and none missing. Raises KnowledgeError if the store is in use.
+        """
+        with self._locked(fcntl.LOCK_EX, "is in use by another run; compact it afterwards"):
+            return self._compact(rows_per_part)
+
+    def _compact(self, rows_per_part: int) -> int:
+        old = self._parts()
+        index = StoreIndex(old)
+        pending: list[pa.Table] = []
+        written: set[Path] = set()
+        for table in chain(index.tables(), [None]):
+            if table is not None:
+                pending.append(table)
+            num_rows = sum(part.num_rows for part in pending)
+            if num_rows >= rows_per_part or (table is None and num_rows):
+                written.add(self.append(pa.concat_tables(pending)))
+                pending = []
+        for part in set(old) - written:
+            part.unlink()
+        return len(set(old) - written)
+
+    @contextmanager
+    def _locked(self, kind: int, otherwise: str) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise KnowledgeError(f"{self.folder} {otherwise}") from None
+            yield
+
+    def _parts(self) -> list[Path]:
+        # Listed here, since Arrow's own listing would take files in the making.
+        return sorted(self.folder.glob("part-*.parquet"))
+
+
+class StoreIndex:
+    """The answers of some parts by key: about 30 bytes an answer, texts stay on disk.
+
+    Of rows with the same key an answer wins over a failure, and then the later one.
+    """
+
+    def __init__(self, parts: Sequence[Path]) -> None:
+        self._parts = list(parts)
+        keys, places, is_answered, times = [], [], [], []
+        for number, part in enumerate(self._parts):
+            table = _read(part, ["key", "status", "time"])
+            keys.append(key_numbers(table["key"]))
+            line = np.arange(table.num_rows, dtype=np.int32)
+            places.append(np.stack((np.full_like(line, number), line), axis=1))
+            retried = pc.is_in(table["status"], value_set=_RETRIED)
+            is_answered.append(~retried.to_numpy())
+            times.append(table["time"].cast(pa.int64()).to_numpy())
+        keys_N2 = np.concatenate([np.empty((0, 2), np.uint64), *keys])
+        places_N2 = np.concatenate([np.empty((0, 2), np.int32), *places])
+        is_answered_N = np.concatenate([np.empty(0, bool), *is_answered])
+        order = np.lexsort((np.concatenate([np.empty(0, np.int64), *times]), is_answered_N))
+        self._keys = KeyIndex(keys_N2[order])
+        self._places_N2, self._is_answered_N = places_N2[order], is_answered_N[order]
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def is_answered(self, keys: pa.Array) -> NDArray[np.bool_]:
+        """Whether each key need not be asked again; failures do not count."""
+        place = self._keys.find(key_numbers(keys))
+        return (place >= 0) & self._is_answered_N[place] if len(self._keys) else place >= 0
 
     def fetch(self, keys: pa.Array) -> pa.Table:
-        """The rows of `keys`, in their order; all must be stored. Failed ones yield to answers."""
-        table = self._read(SCHEMA.names)
-        place = pc.index_in(table["key"], value_set=keys).combine_chunks()
-        found = np.flatnonzero(place.is_valid().to_numpy(zero_copy_only=False))
-        rows = table.take(pa.array(found))
-        answered = pc.not_equal(rows["status"], "failed").to_numpy()
-        # Later assignments win: failures first, then by age.
-        order = np.lexsort((rows["time"].to_numpy(), answered))
-        row_of_key = np.full(len(keys), -1)
-        row_of_key[place.take(pa.array(found)).to_numpy()[order]] = order
-        assert row_of_key.min(initial=0) >= 0, "a key was fetched that is not stored"
-        return rows.take(pa.array(row_of_key))
+        """The rows of `keys`, in their order; all must be stored."""
+        if len(keys) == 0:
+            return SCHEMA.empty_table()
+        place = self._keys.find(key_numbers(keys))
+        assert place.min() >= 0, "a key was fetched that is not stored"
+        part, line = self._places_N2[place].T
+        order = np.argsort(part, kind="stable")
+        starts = np.flatnonzero(np.diff(part[order], prepend=-1))
+        taken = [
+            self._table(int(part[lines[0]])).take(pa.array(line[lines]))
+            for lines in np.split(order, starts[1:])
+        ]
+        back = np.empty_like(order)
+        back[order] = np.arange(order.size)
+        return pa.concat_tables(taken).take(pa.array(back))
 
-    def _read(self, columns: list[str]) -> pa.Table:
-        # Parts are listed here, since Arrow's own listing would take files in the making.
-        parts = [str(part) for part in sorted(self.folder.glob("part-*.parquet"))]
-        if not parts:
-            return SCHEMA.empty_table().select(columns)
-        try:
-            return pads.dataset(parts, schema=SCHEMA, format="parquet").to_table(columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise KnowledgeError(
-                f"{self.folder} has a damaged part; delete it and run again, only its answers "
-                f"are asked anew ({reason[:300]})"
-            ) from error
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows that win, part by part."""
+        for number, part in enumerate(self._parts):
+            table = _read(part, SCHEMA.names)
+            winner = self._places_N2[self._keys.find(key_numbers(table["key"]))]
+            wins = (winner[:, 0] == number) & (winner[:, 1] == np.arange(table.num_rows))
+            yield table.filter(pa.array(wins))
+
+    def _table(self, number: int) -> pa.Table:
+        if number not in self._cache:
+            self._cache[number] = _read(self._parts[number], SCHEMA.names)
+            while len(self._cache) > 1 and _num_bytes(self._cache.values()) > _CACHE_BYTES:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(number)
+        return self._cache[number]
+
+
+def _read(part: Path, columns: list[str]) -> pa.Table:
+    try:
+        return pq.ParquetFile(part).read(columns=columns).select(columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise KnowledgeError(
+            f"{part} is damaged; delete it and run again, only its answers are asked anew "
+            f"({reason[:300]})"
+        ) from error
+
+
+def _num_bytes(tables: Iterable[pa.Table]) -> int:
+    return sum(table.nbytes for table in tables)

@@ -8,15 +8,26 @@ import pyarrow as pa
 import pytest
 
 from lorecast.errors import KnowledgeError
-from lorecast.knowledge.store import SCHEMA, KeyMaker, KnowledgeStore
+from lorecast.knowledge.keys import KEY_DIGITS, KeyIndex, KeyMaker, chat_json, key_numbers
+from lorecast.knowledge.store import SCHEMA, KnowledgeStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def part(*keys: str, status: str = "ok", text: str = "text", age_s: int = 0) -> pa.Table:
+def key(name: str) -> str:
+    """A key as the store knows them, for one letter."""
+    return name * KEY_DIGITS
+
+
+def keys(*names: str) -> pa.Array:
+    return pa.array([key(name) for name in names], pa.string())
+
+
+def part(*names: str, status: str = "ok", text: str = "text", age_s: int = 0) -> pa.Table:
     same: dict[str, Any] = dict.fromkeys(("side", "id", "field", "factor", "model", "run_id"), "x")
-    time = NOW - timedelta(seconds=age_s)
-    rows = [same | {"key": key, "status": status, "text": text, "time": time} for key in keys]
+    rows = [
+        same | {"key": key(name), "status": status, "text": text, "time": time} for name in names
+    ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
@@ -26,33 +37,35 @@ def store(tmp_path: Path) -> KnowledgeStore:
 
 
 def test_an_absent_store_is_empty(store: KnowledgeStore) -> None:
-    assert store.answered_keys().to_pylist() == []
-    assert store.fetch(pa.array([], pa.string())).num_rows == 0
+    index = store.index()
+    assert not index.is_answered(keys("a")).any()
+    assert index.fetch(keys()).num_rows == 0
 
 
 def test_fetch_keeps_the_order_asked_for(store: KnowledgeStore) -> None:
     store.append(part("a", "b", text="first"))
     store.append(part("c", text="second"))
-    fetched = store.fetch(pa.array(["c", "a"]))
+    fetched = store.index().fetch(keys("c", "a"))
     assert fetched["text"].to_pylist() == ["second", "first"]
 
 
 def test_writing_a_part_twice_changes_nothing(store: KnowledgeStore) -> None:
     assert store.append(part("a", "b")) == store.append(part("a", "b"))
-    assert sorted(store.answered_keys().to_pylist()) == ["a", "b"]
+    assert store.index().is_answered(keys("a", "b", "c")).tolist() == [True, True, False]
 
 
 def test_failures_do_not_count_as_stored_and_yield_to_answers(store: KnowledgeStore) -> None:
     store.append(part("a", text="answer", age_s=60))
     store.append(part("a", "b", status="failed", text=""))
-    assert store.answered_keys().to_pylist() == ["a"]
-    assert store.fetch(pa.array(["a", "b"]))["status"].to_pylist() == ["ok", "failed"]
+    index = store.index()
+    assert index.is_answered(keys("a", "b")).tolist() == [True, False]
+    assert index.fetch(keys("a", "b"))["status"].to_pylist() == ["ok", "failed"]
 
 
 def test_what_a_killed_writer_leaves_is_not_read(store: KnowledgeStore) -> None:
     path = store.append(part("a"))
     path.with_name(f".{path.name}.123.partial").write_bytes(b"PAR1 half")
-    assert store.answered_keys().to_pylist() == ["a"]
+    assert store.index().is_answered(keys("a", "b")).tolist() == [True, False]
 
 
 @pytest.mark.bad_input
@@ -60,7 +73,7 @@ def test_a_damaged_part_is_named(store: KnowledgeStore) -> None:
     path = store.append(part("a"))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(KnowledgeError, match=path.name):
-        store.answered_keys()
+        store.index()
 
 
 @pytest.mark.bad_input
@@ -70,13 +83,40 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         KnowledgeStore(tmp_path / "file" / "knowledge").append(part("a"))
 
 
+def test_compaction_keeps_what_wins_and_nothing_else(store: KnowledgeStore) -> None:
+    store.append(part("a", "b", text="", status="failed", age_s=60))
+    store.append(part("a", text="answer", age_s=30))
+    store.append(part("c", text="other"))
+    before = store.index().fetch(keys("a", "b", "c"))
+    assert store.compact() == 3
+    assert len(list(store.folder.glob("part-*.parquet"))) == 1
+    assert store.index().fetch(keys("a", "b", "c")).equals(before)
+    assert sum(table.num_rows for table in store.index().tables()) == 3
+    assert store.compact() == 0, "a second time there is nothing to do"
+
+
+def test_compaction_waits_for_those_who_use_the_store(store: KnowledgeStore) -> None:
+    store.append(part("a"))
+    with store.in_use(), pytest.raises(KnowledgeError, match="in use by another run"):
+        store.compact()
+
+
+def test_the_index_is_exact_where_keys_share_their_first_half() -> None:
+    names = ["0" * 16 + f"{number:016x}" for number in (5, 3, 9)] + ["f" * 32, "0" * 32]
+    index = KeyIndex(key_numbers(pa.array(names)))
+    asked = pa.array([*reversed(names), "0" * 31 + "4", "e" * 32])
+    assert index.find(key_numbers(asked)).tolist() == [4, 3, 2, 1, 0, -1, -1]
+    twice = KeyIndex(key_numbers(pa.array(["a" * 32, "b" * 32, "a" * 32])))
+    assert twice.find(key_numbers(pa.array(["a" * 32]))).tolist() == [2], "the last counts"
+
+
 BASE: dict[str, Any] = {
     "side": "user",
     "entity_id": "7",
     "field": "taste",
     "factor": "mood",
     "history_end": 4,
-    "chat": [{"role": "user", "content": "Which mood?"}],
+    "chat": chat_json([{"role": "user", "content": "Which mood?"}]),
 }
 
 
@@ -88,13 +128,14 @@ BASE: dict[str, Any] = {
         ("field", "style"),
         ("factor", "theme"),
         ("history_end", 5),
-        ("chat", [{"role": "user", "content": "Which mood, then?"}]),
+        ("chat", chat_json([{"role": "user", "content": "Which mood, then?"}])),
+        ("schema", '{"type": "object"}'),
     ],
 )
 def test_everything_that_decides_an_answer_changes_its_key(name: str, value: object) -> None:
-    keys = KeyMaker("model", {"temperature": 0})
-    assert keys.key(**BASE) != keys.key(**{**BASE, name: value})
-    assert keys.key(**BASE) == KeyMaker("model", {"temperature": 0}).key(**BASE)
+    maker = KeyMaker("model", {"temperature": 0})
+    assert maker.key(**BASE) != maker.key(**{**BASE, name: value})
+    assert maker.key(**BASE) == KeyMaker("model", {"temperature": 0}).key(**BASE)
 
 
 def test_model_and_sampling_change_keys() -> None:
