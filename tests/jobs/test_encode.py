@@ -124,7 +124,8 @@ def test_texts_outside_the_quality_bounds_become_no_vectors(
 def test_bounds_that_leave_nothing_are_said(
     config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    knowledge = write_knowledge(tmp_path / "workspace", [row("item", 1, "facts", 0, "gloomy")])
+    rows = [row("item", 1, "facts", 0, "gloomy", factor="mood")]
+    knowledge = write_knowledge(tmp_path / "workspace", rows)
     bounded = config.encoding.model_copy(update={"where": {"words": (3, None)}})
     with pytest.raises(EncodingError, match="leaves none of the 1 texts"):
         run(config.model_copy(update={"encoding": bounded}), tiny_dataset, knowledge)

@@ -55,6 +55,12 @@ def test_overrides_reach_nested_keys_and_list_entries() -> None:
         ("dataset: {split: {by: column}}", "name it in split.column"),
         ("dataset: {split: {valid: 0.0}}", "above 0"),
         ("model: {kser: {dim: 30, heads: 4}}", "multiple of model.kser.heads"),
+        (
+            "encoding: {where: {lenght: [1, 2]}}",
+            "'lenght', which is no quality column; there are w",
+        ),
+        ("encoding: {where: {words: [9, 2]}}", "encoding.where.words: [9, 2] leaves nothing"),
+        ("encoding: {where: {words: 3}}", "encoding.where.words"),
         ("- a list", "expected `section:` keys"),
         ("a: b: c", "not valid YAML"),
     ],
@@ -93,6 +99,15 @@ def test_execution_never_enters_identity() -> None:
     assert moved != plain
     assert moved.identity() == plain.identity()
     assert load_config(None, ["training.epochs=2"]).identity() != plain.identity()
+
+
+def test_quality_bounds_enter_the_identity_only_if_there_are_any() -> None:
+    plain = load_config(None).encoding
+    assert "where" not in plain.identity()
+    bounded = load_config(None, ["encoding.where={copies: [1, 200], words: [3, null]}"]).encoding
+    assert bounded.identity() == plain.identity() | {
+        "where": {"copies": [1.0, 200.0], "words": [3.0, None]}
+    }
 
 
 def test_every_key_is_described() -> None:

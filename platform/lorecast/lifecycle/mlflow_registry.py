@@ -25,6 +25,7 @@ from lorecast.lifecycle.registry import ModelVersion, RunRecord, unknown_model, 
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import RunInfo
 
 _MODEL_CODE = Path(__file__).with_name("pyfunc.py")
 _MODEL, _BUNDLE = "model", "bundle"
@@ -106,28 +107,22 @@ class MLflowRegistry:
         )
 
     def add(self, model: str, bundle: Path, run: RunRecord) -> ModelVersion:
-        if (database := self._database()) is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
-        with self._client(create=True) as client:
-            started = client.create_run(
-                self._experiment_id(client), run_name=run.name, tags=dict(run.tags)
+        with self._run(run) as (client, info):
+            with tempfile.TemporaryDirectory(prefix="lorecast-") as scratch:
+                folder = _save_model(Path(scratch), bundle)
+                client.log_artifacts(info.run_id, str(folder), _MODEL)
+            if not client.search_registered_models(f"name = '{model}'"):
+                client.create_registered_model(model)
+            created = client.create_model_version(
+                model, f"{info.artifact_uri}/{_MODEL}", info.run_id, tags=dict(run.tags)
             )
-            run_id = started.info.run_id
-            try:
-                _log(client, run_id, run)
-                with tempfile.TemporaryDirectory(prefix="lorecast-") as scratch:
-                    folder = _save_model(Path(scratch), bundle)
-                    client.log_artifacts(run_id, str(folder), _MODEL)
-                if not client.search_registered_models(f"name = '{model}'"):
-                    client.create_registered_model(model)
-                created = client.create_model_version(
-                    model, f"{started.info.artifact_uri}/{_MODEL}", run_id, tags=dict(run.tags)
-                )
-            except BaseException:
-                client.set_terminated(run_id, "FAILED")
-                raise
-            client.set_terminated(run_id)
-            return ModelVersion(model=model, number=int(created.version), run_id=run_id)
+        return ModelVersion(model=model, number=int(created.version), run_id=info.run_id)
+
+    def log(self, run: RunRecord, files: Path | None = None) -> str:
+        with self._run(run) as (client, info):
+            if files is not None:
+                client.log_artifacts(info.run_id, str(files))
+        return str(info.run_id)
 
     def aliases(self, model: str) -> Mapping[str, int]:
         with self._client() as client:
@@ -193,6 +188,23 @@ class MLflowRegistry:
         """The file of a SQLite store; none if it is something else."""
         scheme, _, path = self.tracking_uri.partition("?")[0].partition(":///")
         return Path(path).absolute() if scheme == "sqlite" else None
+
+    @contextmanager
+    def _run(self, run: RunRecord) -> Iterator[tuple["MlflowClient", "RunInfo"]]:
+        """A new run that holds `run`; it ends with the block, FAILED on an error."""
+        if (database := self._database()) is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        with self._client(create=True) as client:
+            info = client.create_run(
+                self._experiment_id(client), run_name=run.name, tags=dict(run.tags)
+            ).info
+            try:
+                _log(client, info.run_id, run)
+                yield client, info
+            except BaseException:
+                client.set_terminated(info.run_id, "FAILED")
+                raise
+            client.set_terminated(info.run_id)
 
     @contextmanager
     def _client(self, *, create: bool = False) -> Iterator["MlflowClient"]:

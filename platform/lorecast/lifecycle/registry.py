@@ -20,7 +20,7 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What is kept of a training, beside its bundle."""
+    """What is kept of a training, beside its bundle, or of other work, beside its files."""
 
     name: str
     params: Mapping[str, str]
@@ -57,6 +57,9 @@ class Registry(Protocol):
 
     def add(self, model: str, bundle: Path, run: RunRecord) -> ModelVersion:
         """Logs the run and stores the folder `bundle` as the next version of `model`."""
+
+    def log(self, run: RunRecord, files: Path | None = None) -> str:
+        """Logs a run without a model, with the contents of the folder `files`; returns its id."""
 
     def aliases(self, model: str) -> Mapping[str, int]:
         """Alias to version number."""
@@ -140,6 +143,7 @@ class InMemoryRegistry:
     uri: str = "memory"
     _models: dict[str, list[_Stored]] = field(default_factory=dict)
     _aliases: dict[str, dict[str, int]] = field(default_factory=dict)
+    _logged: list[tuple[RunRecord, Path | None]] = field(default_factory=list)
 
     def find(self, model: str, fingerprint: str) -> ModelVersion | None:
         for stored in self._models.get(model, []):
@@ -153,6 +157,10 @@ class InMemoryRegistry:
         version = ModelVersion(model=model, number=number, run_id=f"{model}-{number}")
         versions.append(_Stored(version=version, bundle=bundle, run=run))
         return version
+
+    def log(self, run: RunRecord, files: Path | None = None) -> str:
+        self._logged.append((run, files))
+        return f"run-{len(self._logged)}"
 
     def aliases(self, model: str) -> Mapping[str, int]:
         if model not in self._models:

@@ -78,6 +78,14 @@ class RegistryContract:
         registry.download(version, tmp_path / "got")
         assert (tmp_path / "got" / "weights").read_bytes() == b"weights"
 
+    def test_logs_a_run_without_a_model(self, registry: Registry, tmp_path: Path) -> None:
+        (tmp_path / "files").mkdir()
+        (tmp_path / "files" / "audit.md").write_text("fine")
+        first = registry.log(record(), tmp_path / "files")
+        assert registry.log(record()) != first
+        with pytest.raises(RegistryError, match="no model 'a run'"):
+            registry.aliases("a run")
+
     def test_unknown_names_say_what_there_is(self, registry: Registry, bundle: Path) -> None:
         enrol(registry, "known", bundle, record(), "print-1")
         with pytest.raises(RegistryError, match=r"no model 'unknown' .*known"):
@@ -111,6 +119,20 @@ class TestMLflow(RegistryContract):
         assert run.data.tags["origin"] == "tests"
         history = client.get_metric_history(version.run_id, "valid_auc")
         assert [(point.step, point.value) for point in history] == [(0, 0.6), (1, 0.7)]
+
+    def test_keeps_the_files_of_a_run_without_a_model(
+        self, mlflow_registry: MLflowRegistry, tmp_path: Path
+    ) -> None:
+        from mlflow import MlflowClient
+
+        (tmp_path / "files").mkdir()
+        (tmp_path / "files" / "audit.md").write_text("fine")
+        run_id = mlflow_registry.log(record(origin="tests"), tmp_path / "files")
+        client = MlflowClient(mlflow_registry.tracking_uri)
+        run = client.get_run(run_id)
+        assert (run.info.status, run.data.metrics["test_auc"]) == ("FINISHED", 0.75)
+        assert run.data.tags["origin"] == "tests"
+        assert [file.path for file in client.list_artifacts(run_id)] == ["audit.md"]
 
     def test_stores_no_pickle(self, mlflow_registry: MLflowRegistry, bundle: Path) -> None:
         enrol(mlflow_registry, "pickle", bundle, record(), "print-1")
