@@ -37,6 +37,7 @@ from lorecast.knowledge.quality import with_quality, within
 MakeEncoder = Callable[[], Encoder]
 
 _BLOCK_TEXTS = 1024
+_COLUMNS = ["side", "row", "field", "factor", "chunk", "text", "status", "history_end", "weight"]
 
 
 def run(
@@ -80,9 +81,7 @@ def _usable_texts(
 ) -> tuple[pa.Table, int]:
     """The `ok` rows of knowledge.parquet inside encoding.where, and the number outside."""
     path = knowledge.path / rows.KNOWLEDGE
-    columns = ["side", "row", "field", "factor", "chunk", "text", "status", "history_end"]
-    columns.append("weight")
-    texts = pq.read_table(path, columns=columns, filters=pc.field("status") == "ok")
+    texts = pq.read_table(path, columns=_COLUMNS, filters=pc.field("status") == "ok")
     if texts.num_rows == 0:
         counts = ", ".join(f"{n:,} {status}" for status, n in knowledge.facts["counts"].items())
         raise EncodingError(

@@ -125,6 +125,7 @@ def _figures(rows: pa.Table, ok: pa.Table) -> FactorFigures:
         most = answers[int(np.argmax(answers.field("counts")))].as_py()
         num_top = most["counts"]
         top = ok["text"][pc.index(ok["folded"], most["values"]).as_py()].as_py()
+    names, names_from_prompt = _names(ok)
     return FactorFigures(
         **{name: rows[name][0].as_py() for name in ("side", "field", "factor")},
         texts=rows.num_rows,
@@ -137,7 +138,8 @@ def _figures(rows: pa.Table, ok: pa.Table) -> FactorFigures:
         top_share=num_top / max(ok.num_rows, 1),
         echo=_mean(ok["echo"]),
         accuracy=_accuracy(ok),
-        **_names(ok),
+        names=names,
+        names_from_prompt=names_from_prompt,
     )
 
 
@@ -152,15 +154,13 @@ def _accuracy(ok: pa.Table) -> dict[str, float]:
     return {name: _mean(part["right"]) for name, part in parts.items()}
 
 
-def _names(ok: pa.Table) -> dict[str, float | None]:
+def _names(ok: pa.Table) -> tuple[float | None, float | None]:
+    """Names an answer, and the share of them that the prompts have."""
     if "names" not in ok.column_names or ok["names"].null_count == ok.num_rows:
-        return {"names": None, "names_from_prompt": None}
+        return None, None
     num_names = pc.sum(ok["names"]).as_py()
     from_prompt = pc.sum(ok["names_in_prompt"]).as_py()
-    return {
-        "names": _mean(ok["names"]),
-        "names_from_prompt": from_prompt / num_names if num_names else None,
-    }
+    return _mean(ok["names"]), from_prompt / num_names if num_names else None
 
 
 def _redundancy(side: str, ok: pa.Table) -> Redundancy:

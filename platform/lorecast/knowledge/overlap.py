@@ -88,7 +88,10 @@ class TextSets:
             for start in range(0, left.size, _PAIRS_AT_ONCE)
         ]
         shared = np.concatenate([np.zeros(0), *parts])
-        return shared / np.maximum(self.sizes[left] + self.sizes[right] - shared, 1)
+        overlap: NDArray[np.float64] = shared / np.maximum(
+            self.sizes[left] + self.sizes[right] - shared, 1
+        )
+        return overlap
 
     def _shared(self, left: Ints, right: Ints) -> Ints:
         num_codes = int(self.members.max(initial=0)) + 1
