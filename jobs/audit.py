@@ -4,6 +4,7 @@ workspace/audit/<name>-<fingerprint8>/audit.md, audit.json, *.png, quality.parqu
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import isnan
@@ -28,6 +29,8 @@ from lorecast.lifecycle.registry import Registry, RunRecord
 
 STAGE = "audit"
 ROWS = "quality.parquet"
+_NOT_IN_METRICS = re.compile(r"[^\w.:/ -]")
+"""Characters that MLflow refuses in a metric's name."""
 
 
 def run(
@@ -198,7 +201,7 @@ def _cells(matrix: Any) -> list[list[float | None]]:
 def _record(spec: StageSpec, figures: Audit, found: Sequence[str]) -> RunRecord:
     metrics = {"findings": float(len(found))}
     for each in figures.factors:
-        place = f"{each.side}.{each.field}.{each.factor}"
+        place = _NOT_IN_METRICS.sub("_", f"{each.side}.{each.field}.{each.factor}")
         metrics[f"{place}.ok"] = each.status.get("ok", 0.0)
         metrics[f"{place}.words_p50"] = each.words[1]
         metrics[f"{place}.copied"] = each.copied
