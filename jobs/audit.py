@@ -138,7 +138,7 @@ def _told(figures: Audit, found: Sequence[str], pictures: Sequence[str]) -> Iter
         yield (
             "Left: mean share of words that two factors' answers about the same entity have in "
             "common. Right: the share of wrong guesses about the column's answer that knowing the "
-            "row's avoids (blank: answers that hardly repeat, or never differ)."
+            "row's avoids (grey: answers that hardly repeat, or never differ)."
         )
         yield "![redundancy](redundancy.png)"
 
