@@ -31,6 +31,16 @@ POINTS = {
     "1i": "invariants",
     "1j": "bad_input",
     "1k": "http_bad_input",
+    "2a": "generation_speed",
+    "2b": "generation_kill",
+    "2c": "generation_growth",
+    "2d": "collective_world",
+    "2e": "generation_two_nodes",
+    "2f": "generation_plumbing",
+    "2g": "openai_endpoint",
+    "2h": "generation_leaks",
+    "2i": "generation_bad_input",
+    "2j": "audit_world",
 }
 
 

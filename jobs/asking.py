@@ -1,6 +1,6 @@
 """Blocks of prompts through engine actors into the knowledge store.
 
-An engine that finishes no block within `compute.engine_stall_s` is ended, and the job with it.
+An engine that stalls over a block is ended, and the job with it.
 
 An actor writes a block's answers to the store under a name made of their keys, and returns only
 counts. A block that Ray hands out a second time is found written and costs nothing, so a killed
@@ -86,17 +86,19 @@ def ask(
     compute: ComputeConfig,
     environment: Mapping[str, str],
     gpus: float,
+    stall_s: float | None,
 ) -> Generator[BlockCounts, None, None]:
     """Answers blocks of prompts (`plan.SCHEMA`) into the store; yields counts as they finish.
 
-    `gpus`: of each engine. Engines start with the first block and are gone when the iterator is
-    exhausted or closed. Raises EngineError if an engine breaks, dies over and over, or stalls.
+    `gpus`: of each engine; `stall_s`: a block may take so long, or any time. Engines start with
+    the first block and are gone when the iterator is exhausted or closed. Raises EngineError if an
+    engine breaks, dies over and over, or stalls.
     """
     arguments = {
         "make_engine": make_engine,
         "store": KnowledgeStore(store.folder.resolve()),
         "origin": origin,
-        "stall_s": compute.engine_stall_s,
+        "stall_s": stall_s,
     }
     for counts in map_blocks(
         blocks,
@@ -148,7 +150,7 @@ class _Asker:
     """An actor: one engine, one block at a time."""
 
     def __init__(
-        self, make_engine: MakeEngine, store: KnowledgeStore, origin: Origin, stall_s: float
+        self, make_engine: MakeEngine, store: KnowledgeStore, origin: Origin, stall_s: float | None
     ) -> None:
         self._make_engine = make_engine
         self._store = store

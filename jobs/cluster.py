@@ -49,7 +49,8 @@ def _quieten_ray_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Its errors come out as ours.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 @contextmanager

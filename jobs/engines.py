@@ -90,4 +90,6 @@ def answers(
         compute,
         variables,
         gpus,
+        # An endpoint has its own limits for a call, and may have to be waited for.
+        stall_s=None if config.knowledge.llm.engine == "openai" else compute.engine_stall_s,
     )

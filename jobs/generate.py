@@ -36,7 +36,7 @@ from lorecast.jobs.asking import MakeEngine, Origin, Tally
 from lorecast.jobs.blocks import write_blocks
 from lorecast.jobs.console import Console
 from lorecast.knowledge import rows, store
-from lorecast.knowledge.answers import RETRIED
+from lorecast.knowledge.answers import RETRIED, check_language
 from lorecast.knowledge.groups import Groups, make_groups, saved_files
 from lorecast.knowledge.imports import import_digest, import_texts
 from lorecast.knowledge.joining import WANTED, knowledge_rows
@@ -75,6 +75,8 @@ def run(
     predicted.
     """
     asked = questions(config.knowledge.fields)
+    if config.knowledge.llm.language is not None:
+        check_language(config.knowledge.llm.language)
     model = engines.find_model(config) if asked else None
     spec = stage_spec(config, dataset, asked, model)
     workspace = Path(config.compute.workspace)

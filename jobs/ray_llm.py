@@ -99,7 +99,7 @@ def _processor(config: ExperimentConfig, model: LanguageModel) -> Any:
     )
 
     def request(row: dict[str, Any]) -> dict[str, Any]:
-        sampling = {
+        sampling: dict[str, Any] = {
             "temperature": llm.temperature,
             "top_p": llm.top_p,
             "max_tokens": llm.max_tokens,

@@ -35,8 +35,14 @@ class LastLine(logging.Handler):
 
 
 @contextmanager
-def watch(note: Path, stall_s: float, last_line: LastLine) -> Iterator[None]:
-    """Ends this process if the block lasts longer than `stall_s`, with the reason in `note`."""
+def watch(note: Path, stall_s: float | None, last_line: LastLine) -> Iterator[None]:
+    """Ends this process if the block lasts longer than `stall_s`, with the reason in `note`.
+
+    None: it may last as long as it likes.
+    """
+    if stall_s is None:
+        yield
+        return
 
     def end() -> None:
         said = f"its last log line: {last_line.text}" if last_line.text else "it logged nothing"

@@ -1,6 +1,9 @@
 """generate with an in-memory engine, through the same Ray Data path as vLLM."""
 
+import json
+import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -8,13 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from ray.cloudpickle import register_pickle_by_value
 
 from lorecast.config import (
+    CollectiveConfig,
     ComputeConfig,
     ExperimentConfig,
     GeneratedField,
@@ -23,10 +29,11 @@ from lorecast.config import (
     LLMConfig,
 )
 from lorecast.data.dataset import Dataset
-from lorecast.errors import EngineError
+from lorecast.errors import EngineError, KnowledgeError
 from lorecast.jobs import generate
 from lorecast.jobs.console import Console
 from lorecast.knowledge.engine import Answer, Chat, ScriptedEngine
+from tests.tiny_dataset import GENRES
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -45,9 +52,13 @@ class Engine:
     dies: Callable[[str], bool] = lambda prompt: False
     """Which prompts end the engine's process."""
     fails: Callable[[str], bool] = lambda prompt: False
+    stalls: Callable[[str], bool] = lambda prompt: False
+    says: Callable[[str], str] = lambda prompt: f"About {prompt.splitlines()[-1]}"
     _answered: int = field(default=0, init=False)
 
-    def chat(self, batch: Sequence[Chat]) -> list[Answer]:
+    def chat(
+        self, batch: Sequence[Chat], schemas: Sequence[str | None] | None = None
+    ) -> list[Answer]:
         if self._answered + len(batch) > self.breaks_after:
             raise EngineError("the engine broke")
         self._answered += len(batch)
@@ -60,7 +71,10 @@ class Engine:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fails(prompt):
             return Answer(finish="error", error="no such luck")
-        return f"About {prompt.splitlines()[-1]}"
+        if self.stalls(prompt):
+            logging.getLogger("vllm").error("waiting for a token that never comes")
+            time.sleep(60)
+        return self.says(prompt)
 
 
 @dataclass
@@ -87,15 +101,24 @@ class Job:
             ),
         )
 
-    def run(self, config: ExperimentConfig | None = None, **engine: object) -> "Ran":
+    def run(
+        self,
+        config: ExperimentConfig | None = None,
+        *,
+        retry_failed: bool = False,
+        **engine: object,
+    ) -> "Ran":
         log = self.log
         artifact = generate.run(
             config or self.config(),
             self.dataset,
             Console(quiet=True),
             make_engine=lambda: Engine(log, **engine),
+            embed=embed,
+            retry_failed=retry_failed,
         )
-        return Ran(dict(artifact.facts), pq.read_table(artifact.path / "knowledge.parquet"))
+        table = pq.read_table(artifact.path / "knowledge.parquet")
+        return Ran(dict(artifact.facts), table, artifact.path)
 
     def num_asked(self) -> int:
         return len(self.log.read_text().splitlines()) if self.log.exists() else 0
@@ -105,10 +128,17 @@ class Job:
         return pa.concat_tables([pq.read_table(part) for part in parts])["key"].to_pylist()
 
 
+def embed(texts: pa.Array) -> NDArray[np.float32]:
+    """Vectors by genre, the last word of an item's text."""
+    genres = [text.rsplit(", ", 1)[-1] for text in texts.to_pylist()]
+    return np.array([[genre == known for known in GENRES] for genre in genres], np.float32)
+
+
 @dataclass
 class Ran:
     facts: dict[str, object]
     knowledge: pa.Table
+    path: Path
 
 
 @pytest.fixture
@@ -226,6 +256,127 @@ def test_a_finished_artifact_needs_no_engine(job: Job) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lorecast.jobs.cluster.connect", lambda compute: pytest.fail("started Ray"))
         assert job.run(breaks_after=0).facts == first.facts
+
+
+def test_one_object_for_all_factors_becomes_a_row_a_factor(job: Job) -> None:
+    field = GeneratedField(
+        name="facts", side="item", factor_set="films", factors=("mood", "plot"), answer="json"
+    )
+
+    def says(prompt: str) -> str:
+        if "Film 3" in prompt:
+            return '{"mood": "dark"}'
+        return json.dumps({"mood": "dark", "plot": f"of {prompt.splitlines()[1]}"})
+
+    ran = job.run(job.config(fields=(field,)), says=says)
+    assert job.num_asked() == 10, "one call an item"
+    assert ran.facts["counts"] == {"ok": 2 * 9, "unparsable": 1}
+    assert ran.facts["fields"] == [{"name": "facts", "side": "item", "factors": ["mood", "plot"]}]
+    good = ran.knowledge.filter(pc.equal(ran.knowledge["status"], "ok"))
+    moods = good.filter(pc.equal(good["factor"], "mood"))
+    assert set(moods["text"].to_pylist()) == {"dark"}
+    assert set(moods["chunk"].to_pylist()) == {0}
+    assert pc.sum(good["output_tokens"]).as_py() == pc.sum(moods["output_tokens"]).as_py()
+
+
+def test_prose_is_cut_to_sentences(job: Job) -> None:
+    field = GeneratedField(
+        name="facts", side="item", factor_set="films", answer="text", max_chunks=2
+    )
+    ran = job.run(job.config(fields=(field,)), says=lambda prompt: "It is dark. It ends. So.")
+    assert job.num_asked() == 10
+    assert ran.facts["fields"] == [{"name": "facts", "side": "item", "factors": ["1", "2"]}]
+    assert set(ran.knowledge["text"].to_pylist()) == {"It is dark.", "It ends. So."}
+
+
+def collective(side: str, **more: object) -> GeneratedField:
+    groups = CollectiveConfig(**{"clusters": 3, "represent": "text", **more})
+    return GeneratedField(
+        name=f"{side}_lore",
+        side=side,
+        factor_set="films",
+        factors=("mood", "plot"),
+        extraction="collective",
+        collective=groups,
+    )
+
+
+def test_a_group_is_asked_once_and_its_members_share_the_answers(job: Job) -> None:
+    ran = job.run(job.config(fields=(collective("item"), collective("user"))))
+    assert job.num_asked() == 2 * 3 * 2
+    assert ran.facts["fields_asked"]["item_lore"] == {"wanted": 6, "asked": 6}
+    places = ran.knowledge.group_by(["side", "row", "field", "chunk"]).aggregate([])
+    assert places.num_rows == ran.knowledge.num_rows == 2 * 10 * 2
+    items = ran.knowledge.filter(pc.equal(ran.knowledge["side"], "item"))
+    genre = job.dataset.items()["genre"].to_pylist()
+    texts: dict[str, set[str]] = {}
+    for row in items.filter(pc.equal(items["factor"], "mood")).to_pylist():
+        texts.setdefault(genre[row["row"] - 1], set()).add(row["key"])
+    assert [len(keys) for keys in texts.values()] == [1] * len(texts), "a genre is a group"
+    users = ran.knowledge.filter(pc.equal(ran.knowledge["side"], "user"))
+    ends = job.dataset.history_end()
+    assert users["history_end"].to_pylist() == ends[users["row"].to_numpy()].tolist()
+    job.run(job.config(fields=(collective("item"), collective("user")), error_budget=0.2))
+    assert job.num_asked() == 2 * 3 * 2, "the same groups again"
+
+
+def test_the_head_is_asked_individually_and_the_tail_mixes_two_groups(job: Job) -> None:
+    ran = job.run(job.config(fields=(collective("item", head=0.2, assign="mix"),)))
+    assert job.num_asked() == (3 + 2) * 2
+    weights = ran.knowledge.group_by(["row", "chunk"]).aggregate([("weight", "sum")])
+    assert weights.num_rows == 10 * 2
+    np.testing.assert_allclose(weights["weight_sum"].to_numpy(), 1, atol=1e-6)
+    whole = ran.knowledge.filter(pc.equal(ran.knowledge["weight"], 1.0))
+    assert len(pc.unique(whole["row"])) >= 2
+
+
+def test_new_items_join_the_nearest_group_without_a_call(
+    job: Job, make_tiny_dataset: Callable[..., Dataset]
+) -> None:
+    for represent in ("text", "clicks"):
+        fields = (collective("item", represent=represent, dim=4),)
+        first = job.run(job.config(fields=fields))
+        asked = job.num_asked()
+        grown = Job(make_tiny_dataset(num_users=10, num_items=13), job.folder)
+        kept = (collective("item", represent=represent, dim=4, groups=str(first.path)),)
+        ran = grown.run(grown.config(fields=kept))
+        assert grown.num_asked() == asked
+        assert ran.knowledge.num_rows == 13 * 2
+
+
+def test_retry_failed_takes_up_what_failed_in_a_finished_run(job: Job) -> None:
+    lenient = job.config(error_budget=0.5)
+    first = job.run(lenient, fails=lambda prompt: "music" in prompt)
+    asked = job.num_asked()
+    assert job.run(lenient).facts["counts"] == first.facts["counts"], "finished is finished"
+    assert job.num_asked() == asked
+    again = job.run(lenient, retry_failed=True)
+    assert again.facts["counts"] == {"ok": NUM_PROMPTS}
+    assert job.num_asked() - asked == 20
+    assert again.facts["texts_digest"] != first.facts["texts_digest"], "vectors are made anew"
+
+
+def test_a_stalled_engine_is_ended_with_its_last_words(job: Job) -> None:
+    config = job.config()
+    impatient = config.compute.model_copy(update={"engine_stall_s": 1.5})
+    with pytest.raises(EngineError, match=r"in 2 s and was ended.*a token that never comes"):
+        job.run(config.model_copy(update={"compute": impatient}), stalls=lambda prompt: True)
+    assert job.run(config).facts["counts"] == {"ok": NUM_PROMPTS}
+
+
+@pytest.mark.bad_input
+def test_a_full_disk_ends_the_run_and_loses_nothing(job: Job) -> None:
+    """A quota: the engine's process may write so many bytes a file, as Python ignores SIGXFSZ."""
+    with pytest.raises(KnowledgeError, match=r"cannot take more answers .*File too large"):
+        job.run(says=_limit_file_size)
+    assert job.run().facts["counts"] == {"ok": NUM_PROMPTS}
+    assert len(job.stored_keys()) == len(set(job.stored_keys()))
+
+
+def _limit_file_size(prompt: str) -> str:
+    if "Film 7" in prompt:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    return f"About {prompt.splitlines()[-1]}"
 
 
 @pytest.mark.bad_input

@@ -138,7 +138,8 @@ def _centroids(vectors_ND: NDArray[np.float32], field: GeneratedField) -> NDArra
         )
     kind = KMeans if len(vectors_ND) < _MANY_ENTITIES else MiniBatchKMeans
     means = kind(config.clusters, n_init=_RESTARTS, random_state=config.seed).fit(vectors_ND)
-    return means.cluster_centers_.astype(np.float32)
+    centroids_KD: NDArray[np.float32] = means.cluster_centers_.astype(np.float32)
+    return centroids_KD
 
 
 def _assign(

@@ -85,9 +85,10 @@ def _objects(part: pa.Table, question: Question) -> pa.Table:
         values = parse_json_answer(text)
         assert values is not None, "an answer that is ok parses"
         texts += [values[factor] for factor in question.factors]
+    factors = pa.array(question.factors, pa.string())
     owner = np.repeat(np.arange(part.num_rows), num_factors)
     chunk = np.tile(np.arange(num_factors), part.num_rows)
-    return _chunked(part, owner, chunk, pa.array(question.factors).take(pa.array(chunk)), texts)
+    return _chunked(part, owner, chunk, factors.take(pa.array(chunk)), pa.array(texts))
 
 
 def _prose(part: pa.Table, question: Question) -> pa.Table:
@@ -105,7 +106,7 @@ def _chunked(
     owner: NDArray[np.integer],
     chunk: NDArray[np.integer],
     factor: pa.Array,
-    text: pa.Array | list[str],
+    text: pa.Array,
 ) -> pa.Table:
     """Lines of `part` repeated for their chunks; tokens are counted on the first."""
     table = part.take(pa.array(owner))

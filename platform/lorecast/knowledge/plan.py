@@ -101,9 +101,8 @@ def _question(config: GeneratedField) -> Question:
                 f"knowledge field {config.name!r}: factor set {factor_set.name!r} has no "
                 f"{config.side} factor {factor!r}; it has {', '.join(known)}"
             )
-    question = Question(
-        config=config, factor_set=factor_set, factors=config.factors or tuple(known)
-    )
+    factors = config.factors or tuple(known)
+    question = Question(config=config, factor_set=factor_set, factors=factors)
     factor_set.role_digest(question.roles, factors)  # raises if a template is missing
     return question
 

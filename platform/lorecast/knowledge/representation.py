@@ -79,8 +79,10 @@ class Basis:
     def of_items(self, ids: pa.Array) -> NDArray[np.float32]:
         """The vectors of these items, 0 for those it does not know."""
         place = pc.fill_null(pc.index_in(ids, value_set=self.ids), len(self.ids)).to_numpy()
-        padded = np.vstack((self.vectors_ID, np.zeros_like(self.vectors_ID[:1])))
-        return padded[place]
+        vectors: NDArray[np.float32] = np.vstack(
+            (self.vectors_ID, np.zeros_like(self.vectors_ID[:1]))
+        )[place]
+        return vectors
 
 
 def click_basis(visible: Visible, ids: pa.Array, config: CollectiveConfig) -> Basis:

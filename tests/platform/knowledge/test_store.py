@@ -25,9 +25,8 @@ def keys(*names: str) -> pa.Array:
 
 def part(*names: str, status: str = "ok", text: str = "text", age_s: int = 0) -> pa.Table:
     same: dict[str, Any] = dict.fromkeys(("side", "id", "field", "factor", "model", "run_id"), "x")
-    rows = [
-        same | {"key": key(name), "status": status, "text": text, "time": time} for name in names
-    ]
+    same |= {"status": status, "text": text, "time": NOW - timedelta(seconds=age_s)}
+    rows = [same | {"key": key(name)} for name in names]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
