@@ -10,12 +10,13 @@ from pathlib import Path
 from benchmarks.harness import Outcome
 
 
-def run_marked(marker: str) -> Outcome:
-    """Runs the tests marked `marker`; holds if at least one ran and none failed or was skipped."""
+def run_marked(marker: str, *paths: str) -> Outcome:
+    """Runs the tests marked `marker`, below `paths` if given; holds if at least one ran and none
+    failed or was skipped."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-m", marker, f"--junitxml={report}"],
+            [sys.executable, "-m", "pytest", "-q", "-m", marker, f"--junitxml={report}", *paths],
             env={**os.environ, "LORECAST_REQUIRE_DATA": "1", "OMP_NUM_THREADS": "1"},
             check=False,
         )

@@ -213,6 +213,7 @@ def _plan(
     plan: Plan, knowledge_store: KnowledgeStore, draft: Draft, block_rows: int, console: Console
 ) -> _Planned:
     """Writes all wanted keys, and the prompts of those that the store lacks."""
+    started_s = time.monotonic()
     index = knowledge_store.index()
     planned = _Planned(blocks=[])
     for question in plan.questions:
@@ -232,6 +233,7 @@ def _plan(
 
     with pq.ParquetWriter(draft.path / _WANTED, _WANTED_SCHEMA) as writer:
         planned.blocks = write_blocks(missing(writer), draft.path / "prompts", block_rows)
+    draft.facts["plan_seconds"] = round(time.monotonic() - started_s, 3)
     draft.facts["fields_asked"] = {
         name: {"wanted": wanted, "asked": planned.missing[name]}
         for name, wanted in planned.wanted.items()
