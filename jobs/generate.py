@@ -37,7 +37,15 @@ from lorecast.jobs.blocks import write_blocks
 from lorecast.jobs.console import Console
 from lorecast.knowledge import rows, store
 from lorecast.knowledge.answers import RETRIED, check_language
-from lorecast.knowledge.groups import Groups, make_groups, saved_files
+from lorecast.knowledge.groups import (
+    ALL_FACTORS,
+    FieldGroups,
+    Groups,
+    Seeds,
+    head_of,
+    make_groups,
+    saved_files,
+)
 from lorecast.knowledge.imports import import_digest, import_texts
 from lorecast.knowledge.joining import WANTED, knowledge_rows
 from lorecast.knowledge.language_model import LanguageModel
@@ -89,15 +97,16 @@ def run(
         joined: Iterator[pa.Table] = iter(())
         draft.facts.update(generated=0, reused=0, samples=[], seconds=0.0, rows_per_second=0.0)
         if model is not None:
-            groups = collective_groups(config, dataset, asked, embed)
-            for name, of_field in groups.items():
-                of_field.save(draft.path, name)
             if any(question.side == "user" for question in asked):
                 check_prompts(dataset)
+            ask = _Asking(config, model, make_engine, knowledge_store, draft, console)
+            seeds = _seeds(config, dataset, asked, ask)
+            groups = collective_groups(config, dataset, asked, seeds, embed)
+            for name, of_field in groups.items():
+                for factor, of_factor in of_field.items():
+                    of_factor.save(draft.path, name, factor)
             plan = Plan.of(config, dataset, model.digest, groups)
-            planned = _plan(plan, knowledge_store, draft, config.compute.engine_batch, console)
-            if planned.blocks:
-                _ask(config, planned, model, make_engine, knowledge_store, draft, console)
+            planned = ask(plan)
             joined = _join(plan, planned, knowledge_store, draft)
         _write(config, chain(joined, imported), asked, draft)
         shutil.rmtree(draft.path / "prompts", ignore_errors=True)
@@ -110,17 +119,20 @@ def collective_groups(
     config: ExperimentConfig,
     dataset: Dataset,
     asked: Sequence[Question],
+    seeds: Mapping[str, Seeds],
     embed: Embed | None = None,
-) -> dict[str, Groups]:
-    """The groups of every collective field, by its name."""
+) -> dict[str, FieldGroups]:
+    """The groups of every collective field, by its name; see `groups.make_groups` for `seeds`."""
     from lorecast.jobs.encode import embed_texts
 
     return {
         question.field: make_groups(
             question.config,
+            question.factors,
             dataset,
             liked_from(config),
             embed or partial(embed_texts, config),
+            seeds,
         )
         for question in asked
         if question.is_collective
@@ -201,100 +213,172 @@ class _Planned:
 
     blocks: list[Path]
     """Prompts of the missing keys."""
-    wanted: dict[str, int] = dataclasses.field(default_factory=dict)
+    wanted: dict[str, int]
     """Prompts by field."""
-    missing: dict[str, int] = dataclasses.field(default_factory=dict)
+    missing: dict[str, int]
     """Of these, to be asked."""
     shown: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
     """The first prompts of each side, to pick samples from."""
 
 
-def _plan(
-    plan: Plan, knowledge_store: KnowledgeStore, draft: Draft, block_rows: int, console: Console
-) -> _Planned:
-    """Writes all wanted keys, and the prompts of those that the store lacks."""
-    started_s = time.monotonic()
-    index = knowledge_store.index()
-    planned = _Planned(blocks=[])
-    for question in plan.questions:
-        planned.wanted[question.field] = planned.missing[question.field] = 0
+@dataclass
+class _Asking:
+    """Puts plans to the engine, within the error budget; adds up facts of counts and speed."""
 
-    def missing(writer: pq.ParquetWriter) -> Iterator[pa.Table]:
-        with console.progress("plan", plan.num_prompts) as task:
-            for block in plan.blocks():
-                writer.write_table(block.select(WANTED))
-                planned.shown.setdefault(block["side"][0].as_py(), block)
-                lacking = block.filter(pa.array(~index.is_answered(block["key"])))
-                for counts, table in ((planned.wanted, block), (planned.missing, lacking)):
-                    for number in pc.value_counts(table["field"]).to_pylist():
-                        counts[number["values"]] += number["counts"]
-                task.advance(block.num_rows)
-                yield lacking
+    config: ExperimentConfig
+    model: LanguageModel
+    make_engine: MakeEngine | None
+    store: KnowledgeStore
+    draft: Draft
+    console: Console
+    asked: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Prompts by field, of all plans so far."""
+    done: Tally = dataclasses.field(default_factory=Tally)
+    seconds: float = 0.0
+    """With engines, their start included."""
+    plan_seconds: float = 0.0
 
-    with pq.ParquetWriter(draft.path / _WANTED, _WANTED_SCHEMA) as writer:
-        planned.blocks = write_blocks(missing(writer), draft.path / "prompts", block_rows)
-    draft.facts["plan_seconds"] = round(time.monotonic() - started_s, 3)
-    draft.facts["fields_asked"] = {
-        name: {"wanted": wanted, "asked": planned.missing[name]}
-        for name, wanted in planned.wanted.items()
-    }
-    for name, wanted in planned.wanted.items():
-        lacking = planned.missing[name]
-        if 0 < lacking < wanted:
-            console.note(f"{name}: {wanted - lacking:,} of {wanted:,} stored, {lacking:,} to ask")
-    return planned
+    def __call__(self, plan: Plan) -> _Planned:
+        """Asks for what the store lacks; the wanted keys lie in the draft's wanted.parquet."""
+        started_s = time.monotonic()
+        planned = self._plan(plan)
+        self.plan_seconds += time.monotonic() - started_s
+        for name, missing in planned.missing.items():
+            self.asked[name] = self.asked.get(name, 0) + missing
+        if planned.blocks:
+            started_s = time.monotonic()
+            self._ask(planned)
+            self.seconds += time.monotonic() - started_s
+        self._describe(planned)
+        return planned
 
+    def _plan(self, plan: Plan) -> _Planned:
+        index = self.store.index()
+        counts = dict.fromkeys((question.field for question in plan.questions), 0)
+        planned = _Planned(blocks=[], wanted=dict(counts), missing=dict(counts))
 
-def _ask(
-    config: ExperimentConfig,
-    planned: _Planned,
-    model: LanguageModel,
-    make_engine: MakeEngine | None,
-    knowledge_store: KnowledgeStore,
-    draft: Draft,
-    console: Console,
-) -> None:
-    """Fills the store with the blocks' answers, within the error budget; facts of speed."""
-    knowledge, compute = config.knowledge, config.compute
-    total = sum(planned.missing.values())
-    started_s = time.monotonic()
-    done = Tally()
-    origin = Origin(model=model.source, run_id=uuid.uuid4().hex, language=knowledge.llm.language)
-    answered = engines.answers(config, planned.blocks, model, knowledge_store, origin, make_engine)
-    with closing(answered), console.progress("generate", total) as task:
-        for counts in answered:
-            done.add(counts)
-            engine_s = max(done.engine_seconds / compute.engines, 1e-3)
-            task.advance(
-                counts.asked,
-                failed=done.failed,
-                **{"tokens/s": round(done.output_tokens / engine_s)},
-            )
-            if done.failed > knowledge.error_budget * total:
-                raise EngineError(
-                    f"{done.failed:,} of {done.asked:,} prompts failed, and "
-                    f"knowledge.error_budget allows {knowledge.error_budget:.1%} of {total:,}; "
-                    f"the first: {done.reason}. All other answers are stored: mend the cause and "
-                    "run again"
+        def missing(writer: pq.ParquetWriter) -> Iterator[pa.Table]:
+            with self.console.progress("plan", plan.num_prompts) as task:
+                for block in plan.blocks():
+                    writer.write_table(block.select(WANTED))
+                    planned.shown.setdefault(block["side"][0].as_py(), block)
+                    lacking = block.filter(pa.array(~index.is_answered(block["key"])))
+                    for total, table in ((planned.wanted, block), (planned.missing, lacking)):
+                        for number in pc.value_counts(table["field"]).to_pylist():
+                            total[number["values"]] += number["counts"]
+                    task.advance(block.num_rows)
+                    yield lacking
+
+        folder = self.draft.path / "prompts"
+        shutil.rmtree(folder, ignore_errors=True)
+        with pq.ParquetWriter(self.draft.path / _WANTED, _WANTED_SCHEMA) as writer:
+            planned.blocks = write_blocks(missing(writer), folder, self.config.compute.engine_batch)
+        for name, wanted in planned.wanted.items():
+            lacking = planned.missing[name]
+            if 0 < lacking < wanted:
+                self.console.note(
+                    f"{name}: {wanted - lacking:,} of {wanted:,} stored, {lacking:,} to ask"
                 )
-    seconds = time.monotonic() - started_s
-    draft.facts.update(
-        generated=done.asked,
-        seconds=round(seconds, 3),
-        rows_per_second=round(done.asked / seconds, 1),
-        engine_seconds=round(engine_s, 3),
-        engine_rows_per_second=round(done.asked / engine_s, 1),
-        engine_tokens_per_second=round(done.output_tokens / engine_s, 1),
-        paid_prompt_tokens=done.prompt_tokens,
-        paid_output_tokens=done.output_tokens,
-    )
+        return planned
+
+    def _ask(self, planned: _Planned) -> None:
+        knowledge, compute = self.config.knowledge, self.config.compute
+        total = sum(planned.missing.values())
+        failed_before = self.done.failed
+        origin = Origin(
+            model=self.model.source, run_id=uuid.uuid4().hex, language=knowledge.llm.language
+        )
+        answered = engines.answers(
+            self.config, planned.blocks, self.model, self.store, origin, self.make_engine
+        )
+        with closing(answered), self.console.progress("generate", total) as task:
+            for counts in answered:
+                self.done.add(counts)
+                failed = self.done.failed - failed_before
+                engine_s = max(self.done.engine_seconds / compute.engines, 1e-3)
+                task.advance(
+                    counts.asked,
+                    failed=failed,
+                    **{"tokens/s": round(self.done.output_tokens / engine_s)},
+                )
+                if failed > knowledge.error_budget * total:
+                    raise EngineError(
+                        f"{failed:,} of {self.done.asked:,} prompts failed, and "
+                        f"knowledge.error_budget allows {knowledge.error_budget:.1%} of "
+                        f"{total:,}; the first: {self.done.reason}. All other answers are stored: "
+                        "mend the cause and run again"
+                    )
+
+    def _describe(self, planned: _Planned) -> None:
+        facts = {
+            "fields_asked": {
+                name: {"wanted": wanted, "asked": self.asked[name]}
+                for name, wanted in planned.wanted.items()
+            },
+            "generated": self.done.asked,
+            "reused": sum(planned.wanted.values()) - self.done.asked,
+            "plan_seconds": round(self.plan_seconds, 3),
+        }
+        if self.done.asked:
+            engine_s = max(self.done.engine_seconds / self.config.compute.engines, 1e-3)
+            facts |= {
+                "seconds": round(self.seconds, 3),
+                "rows_per_second": round(self.done.asked / self.seconds, 1),
+                "engine_seconds": round(engine_s, 3),
+                "engine_rows_per_second": round(self.done.asked / engine_s, 1),
+                "engine_tokens_per_second": round(self.done.output_tokens / engine_s, 1),
+                "paid_prompt_tokens": self.done.prompt_tokens,
+                "paid_output_tokens": self.done.output_tokens,
+            }
+        self.draft.facts.update(facts)
+
+
+def _seeds(
+    config: ExperimentConfig, dataset: Dataset, asked: Sequence[Question], ask: _Asking
+) -> dict[str, Seeds]:
+    """Individual answers about items, for the fields whose groups are made from knowledge."""
+    needed = {factor for q in asked if _is_by_knowledge(q) for factor in q.factors}
+    sources = [
+        dataclasses.replace(q, factors=tuple(f for f in q.factors if f in needed))
+        for q in asked
+        if q.side == "item" and q.config.answer == "factor" and q.side in q.roles
+    ]
+    sources = [question for question in sources if question.factors]
+    if not needed or not sources:
+        return {}
+    heads = {
+        q.field: {ALL_FACTORS: Groups.none(head_of(q.config, dataset, liked_from(config)))}
+        for q in sources
+        if q.is_collective
+    }
+    plan = Plan.of(config, dataset, ask.model.digest, heads)
+    plan = dataclasses.replace(plan, questions=tuple(sources))
+    ask(plan)
+    index = ask.store.index()
+    found: dict[str, list[pa.Table]] = {}
+    for block in plan.blocks():
+        answers = index.fetch(block["key"].combine_chunks())
+        told = pa.table({"row": block["row"], "factor": block["factor"], "text": answers["text"]})
+        good = told.filter(pc.equal(answers["status"], "ok"))
+        for factor in pc.unique(good["factor"]).to_pylist():
+            found.setdefault(factor, []).append(good.filter(pc.equal(good["factor"], factor)))
+    return {
+        factor: Seeds(
+            item_S=pa.concat_tables(tables)["row"].to_numpy() - 1,
+            text_S=pa.concat_tables(tables)["text"].combine_chunks(),
+        )
+        for factor, tables in found.items()
+    }
+
+
+def _is_by_knowledge(question: Question) -> bool:
+    return question.is_collective and question.config.collective.represent == "knowledge"
 
 
 def _join(
     plan: Plan, planned: _Planned, knowledge_store: KnowledgeStore, draft: Draft
 ) -> Iterator[pa.Table]:
     """The generated fields' rows."""
-    draft.facts["reused"] = sum(planned.wanted.values()) - draft.facts["generated"]
     index = knowledge_store.index()
     draft.facts["samples"] = _samples(index, planned.shown)
     with pq.ParquetFile(draft.path / _WANTED) as wanted:

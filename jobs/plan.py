@@ -77,12 +77,12 @@ def run(
             written.setdefault(name, []).extend(tokens)
 
     def costs(of: ExperimentConfig) -> dict[str, Cost]:
-        groups = collective_groups(of, dataset, questions(of.knowledge.fields))
+        groups = collective_groups(of, dataset, questions(of.knowledge.fields), {})
         plan = Plan.of(of, dataset, model.digest, groups)
         return estimate(plan, index, count_tokens, config.knowledge.llm.max_tokens, written)
 
     console.heading(f"lorecast plan · {config.name} · {model.source}")
-    by_field = costs(config)
+    by_field = costs(_without_knowledge_groups(config))
     everything = total(by_field.values())
     lines = {**by_field, "all": everything} if len(by_field) > 1 else by_field
     _print(console, "as configured", lines, rates)
@@ -117,6 +117,18 @@ def _variants(
 
 def _can_ask(factor_set: Any, field: GeneratedField) -> bool:
     return field.extraction == "individual" or factor_set.has_role(f"{field.side}_group")
+
+
+def _without_knowledge_groups(config: ExperimentConfig) -> ExperimentConfig:
+    """Groups made from answers are as many as groups made from clicks, which can be made now."""
+    fields = []
+    for field in config.knowledge.fields:
+        if isinstance(field, GeneratedField) and field.collective.represent == "knowledge":
+            collective = field.collective.model_copy(update={"represent": "clicks"})
+            field = field.model_copy(update={"collective": collective})
+        fields.append(field)
+    knowledge = config.knowledge.model_copy(update={"fields": tuple(fields)})
+    return config.model_copy(update={"knowledge": knowledge})
 
 
 def _only(config: ExperimentConfig, field: GeneratedField) -> ExperimentConfig:

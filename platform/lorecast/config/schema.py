@@ -147,10 +147,12 @@ class CollectiveConfig(Section):
     """Entities in groups; a group is asked about once, and its members share the answers (REKI)."""
 
     clusters: Positive = Field(100, description="groups the entities are parted into, k")
-    represent: Literal["text", "clicks"] = Field(
+    represent: Literal["text", "clicks", "knowledge"] = Field(
         "text",
         description="what makes entities alike: text (encoded titles; users by the titles they "
-        "rated) or clicks (who rated what, up to the cut-off, factorized)",
+        "rated), clicks (who rated what, up to the cut-off, factorized) or knowledge (groups of "
+        "their own for each factor, by what individual answers say about items, spread along "
+        "clicks)",
     )
     assign: Literal["nearest", "mix"] = Field(
         "nearest", description="mix: the two nearest groups' vectors, weighted by similarity"
@@ -159,7 +161,7 @@ class CollectiveConfig(Section):
         0.0, description="share of the entities, the most clicked, that are asked individually"
     )
     shown: Positive = Field(12, description="members' titles a group prompt shows, of each kind")
-    dim: Positive = Field(32, description="width of the factorization (represent: clicks)")
+    dim: Positive = Field(32, description="width of the vectors (represent: clicks, knowledge)")
     seed: int = Field(0, description="seed of k-means")
     groups: str | None = Field(
         None,
@@ -192,6 +194,16 @@ class GeneratedField(Section):
     collective: CollectiveConfig = Field(
         CollectiveConfig(), description="the groups (extraction: collective)"
     )
+
+    @model_validator(mode="after")
+    def _groups_fit_the_answers(self) -> Self:
+        by_knowledge = self.extraction == "collective" and self.collective.represent == "knowledge"
+        if by_knowledge and self.answer != "factor":
+            raise ValueError(
+                "collective.represent is 'knowledge', whose groups differ by factor: set answer "
+                "to 'factor'"
+            )
+        return self
 
 
 class ImportedField(Section):

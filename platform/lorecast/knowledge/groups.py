@@ -7,7 +7,7 @@ Legend: N entities of one side, K groups, D width.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,19 +29,36 @@ from lorecast.knowledge.representation import (
     click_basis,
     from_clicks,
     from_texts,
+    knowledge_basis,
 )
 
 _RESTARTS: Final = 10
 _MANY_ENTITIES: Final = 50_000
 """From here on k-means sees samples of the entities."""
+_DIGITS: Final = 4
+"""Vectors that agree so far are the same."""
 _SHOWN_VALUES: Final = 5
 _KNOWN_FACTOR: Final = 3
 """Typical members are chosen among the best known, so many times as are shown."""
 
 
+FieldGroups = Mapping[str, "Groups"]
+"""The groups of a collective field by factor; one entry, ALL_FACTORS, if all factors share them."""
+ALL_FACTORS: Final = "*"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """What individual answers say about some items, for one factor."""
+
+    item_S: NDArray[np.integer]
+    """Item row - 1."""
+    text_S: pa.Array
+
+
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """The groups of one collective field."""
+    """Groups that one or all factors of a collective field share."""
 
     prompts: tuple[Mapping[str, Any], ...]
     """For each group, what its prompt sees: size, members, liked, disliked, profile."""
@@ -55,6 +72,19 @@ class Groups:
     basis: Basis | None
     """Item vectors behind the centroids (represent: clicks)."""
 
+    @classmethod
+    def none(cls, is_head: NDArray[np.bool_]) -> "Groups":
+        """No group: only the head is asked."""
+        nothing = np.zeros((is_head.size, 0), np.float32)
+        return cls(
+            prompts=(),
+            nearest_NM=nothing.astype(np.int32),
+            weight_NM=nothing,
+            is_head=is_head,
+            centroids_KD=nothing[:0],
+            basis=None,
+        )
+
     def members(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
         """(entity row, group, weight) of every membership, by row."""
         num_nearest = self.nearest_NM.shape[1]
@@ -62,69 +92,111 @@ class Groups:
         row = np.repeat(tail + 1, num_nearest).astype(np.int32)
         return row, self.nearest_NM[tail].ravel(), self.weight_NM[tail].ravel()
 
-    def save(self, folder: Path, field: str) -> None:
+    def save(self, folder: Path, field: str, factor: str) -> None:
         """Writes what later runs need to keep these groups."""
-        folder.mkdir(parents=True, exist_ok=True)
         table = {
             "centroid": list(self.centroids_KD),
             "prompt": [json.dumps(prompt, ensure_ascii=False) for prompt in self.prompts],
         }
-        pq.write_table(pa.table(table), _groups_path(folder, field))
+        pq.write_table(pa.table(table), _groups_path(folder, field, factor))
         if self.basis is not None:
             basis = {"id": self.basis.ids, "vector": list(self.basis.vectors_ID)}
-            pq.write_table(pa.table(basis), _basis_path(folder, field))
+            pq.write_table(pa.table(basis), _basis_path(folder, field, factor))
 
 
 def saved_files(folder: Path, field: str) -> list[Path]:
     """The files of a field's groups in a generate artifact. Raises InputError if there are none."""
-    found = [_groups_path(folder, field), _basis_path(folder, field)]
-    if not found[0].exists():
+    found = sorted(folder.glob(f"groups-{field}-*.parquet"))
+    if not found:
         raise InputError(
             f"{folder} holds no groups of field {field!r}; name the folder of a finished generate "
             "artifact that extracted this field collectively"
         )
-    return [path for path in found if path.exists()]
+    return found
 
 
-def make_groups(field: GeneratedField, dataset: Dataset, liked_from: float, embed: Embed) -> Groups:
+def head_of(field: GeneratedField, dataset: Dataset, liked_from: float) -> NDArray[np.bool_]:
+    """[N]: the entities of a field that are asked individually, the most clicked ones."""
+    clicks_N = Visible.of(dataset, liked_from).clicks(field.side)
+    if field.extraction == "individual":
+        return np.ones(clicks_N.size, bool)
+    is_head = np.zeros(clicks_N.size, bool)
+    num_head = round(field.collective.head * clicks_N.size)
+    is_head[np.argsort(-clicks_N, kind="stable")[:num_head]] = True
+    return is_head
+
+
+def make_groups(
+    field: GeneratedField,
+    factors: Sequence[str],
+    dataset: Dataset,
+    liked_from: float,
+    embed: Embed,
+    seeds: Mapping[str, Seeds],
+) -> FieldGroups:
     """The groups of a collective field, new or, with `collective.groups`, those of an earlier run.
 
-    Raises ConfigError if there are fewer entities than groups.
+    `seeds`: answers about items by factor (represent: knowledge). Raises ConfigError if there are
+    fewer entities than groups, or a factor without seeds.
     """
-    config, side = field.collective, field.side
+    config = field.collective
     visible = Visible.of(dataset, liked_from)
-    kept = _load(Path(config.groups), field.name) if config.groups else None
-    basis = kept[1] if kept else None
-    if config.represent == "text":
-        vectors_ND = from_texts(dataset, side, visible, embed)
-    else:
-        basis = basis or click_basis(visible, dataset.items()["id"].combine_chunks(), config)
-        vectors_ND = from_clicks(dataset, side, visible, basis)
-    centroids_KD = kept[0] if kept else _centroids(vectors_ND, field)
-    if centroids_KD.shape[1] != vectors_ND.shape[1]:
-        raise ConfigError(
-            f"knowledge field {field.name!r}: the groups of {config.groups} were made from vectors "
-            f"of width {centroids_KD.shape[1]}, these have {vectors_ND.shape[1]}; keep represent "
-            "and the encoder as they were"
+    is_head = head_of(field, dataset, liked_from)
+    ids = dataset.items()["id"].combine_chunks()
+    by_factor: dict[str, Groups] = {}
+    for factor in factors if config.represent == "knowledge" else (ALL_FACTORS,):
+        kept = _load(Path(config.groups), field.name, factor) if config.groups else None
+        basis = kept.basis if kept else None
+        if config.represent == "text":
+            vectors_ND = from_texts(dataset, field.side, visible, embed)
+        else:
+            if basis is None and config.represent == "clicks":
+                basis = click_basis(visible, ids, config)
+            elif basis is None:
+                basis = _seeded(field, factor, visible, ids, embed, seeds)
+            vectors_ND = from_clicks(dataset, field.side, visible, basis)
+        centroids_KD = kept.centroids_KD if kept else _centroids(vectors_ND, field)
+        if centroids_KD.shape[1] != vectors_ND.shape[1]:
+            raise ConfigError(
+                f"knowledge field {field.name!r}: the groups of {config.groups} were made from "
+                f"vectors of width {centroids_KD.shape[1]}, these have {vectors_ND.shape[1]}; keep "
+                "represent and the encoder as they were"
+            )
+        nearest_NM, weight_NM = _assign(vectors_ND, centroids_KD, config)
+        prompts = (
+            kept.prompts
+            if kept
+            else _prompts(field, dataset, visible, nearest_NM[:, 0], vectors_ND, centroids_KD)
         )
-    nearest_NM, weight_NM = _assign(vectors_ND, centroids_KD, config)
-    clicks_N = visible.clicks(side)
-    num_head = round(config.head * clicks_N.size)
-    is_head = np.zeros(clicks_N.size, bool)
-    is_head[np.argsort(-clicks_N, kind="stable")[:num_head]] = True
-    prompts = (
-        kept[2]
-        if kept
-        else _prompts(field, dataset, visible, nearest_NM[:, 0], vectors_ND, centroids_KD)
-    )
-    return Groups(
-        prompts=prompts,
-        nearest_NM=nearest_NM,
-        weight_NM=weight_NM,
-        is_head=is_head,
-        centroids_KD=centroids_KD,
-        basis=basis,
-    )
+        by_factor[factor] = Groups(
+            prompts=prompts,
+            nearest_NM=nearest_NM,
+            weight_NM=weight_NM,
+            is_head=is_head,
+            centroids_KD=centroids_KD,
+            basis=basis,
+        )
+    return by_factor
+
+
+def _seeded(
+    field: GeneratedField,
+    factor: str,
+    visible: Visible,
+    ids: pa.Array,
+    embed: Embed,
+    seeds: Mapping[str, Seeds],
+) -> Basis:
+    known = seeds.get(factor)
+    if known is None or len(known.text_S) < 2:
+        raise ConfigError(
+            f"knowledge field {field.name!r}: represent: knowledge needs individual answers about "
+            f"items for the factor {factor!r}: let an item field ask for it, individually or with "
+            "collective.head above 0"
+        )
+    encoded = known.text_S.dictionary_encode()
+    vector_SD = embed(encoded.dictionary)[encoded.indices.to_numpy()]
+    return knowledge_basis(visible, ids, known.item_S, vector_SD, field.collective.dim)
 
 
 def _centroids(vectors_ND: NDArray[np.float32], field: GeneratedField) -> NDArray[np.float32]:
@@ -136,8 +208,12 @@ def _centroids(vectors_ND: NDArray[np.float32], field: GeneratedField) -> NDArra
             f"knowledge field {field.name!r}: {config.clusters:,} clusters for "
             f"{len(vectors_ND):,} {field.side}s; set collective.clusters to fewer"
         )
-    kind = KMeans if len(vectors_ND) < _MANY_ENTITIES else MiniBatchKMeans
-    means = kind(config.clusters, n_init=_RESTARTS, random_state=config.seed).fit(vectors_ND)
+    num_groups, kind = config.clusters, MiniBatchKMeans
+    if len(vectors_ND) < _MANY_ENTITIES:
+        # Where all answers are the same there is less to tell apart than groups to fill.
+        num_groups = min(num_groups, len(np.unique(vectors_ND.round(_DIGITS), axis=0)))
+        kind = KMeans
+    means = kind(num_groups, n_init=_RESTARTS, random_state=config.seed).fit(vectors_ND)
     centroids_KD: NDArray[np.float32] = means.cluster_centers_.astype(np.float32)
     return centroids_KD
 
@@ -232,24 +308,37 @@ def _shares(values: Iterable[Any]) -> list[tuple[str, float]]:
     ]
 
 
-def _load(
-    folder: Path, field: str
-) -> tuple[NDArray[np.float32], Basis | None, tuple[Mapping[str, Any], ...]]:
-    files = saved_files(folder, field)
-    table = pq.read_table(files[0])
-    centroids_KD = np.array(table["centroid"].to_pylist(), np.float32)
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """Groups of an earlier run."""
+
+    centroids_KD: NDArray[np.float32]
+    basis: Basis | None
+    prompts: tuple[Mapping[str, Any], ...]
+
+
+def _load(folder: Path, field: str, factor: str) -> _Kept:
+    saved_files(folder, field)
+    table = pq.read_table(_groups_path(folder, field, factor))
     basis = None
-    if len(files) > 1:
-        items = pq.read_table(files[1])
+    if _basis_path(folder, field, factor).exists():
+        items = pq.read_table(_basis_path(folder, field, factor))
         vectors_ID = np.array(items["vector"].to_pylist(), np.float32)
         basis = Basis(ids=items["id"].combine_chunks(), vectors_ID=vectors_ID)
-    prompts = tuple(json.loads(prompt) for prompt in table["prompt"].to_pylist())
-    return centroids_KD, basis, prompts
+    return _Kept(
+        centroids_KD=np.array(table["centroid"].to_pylist(), np.float32),
+        basis=basis,
+        prompts=tuple(json.loads(prompt) for prompt in table["prompt"].to_pylist()),
+    )
 
 
-def _groups_path(folder: Path, field: str) -> Path:
-    return folder / f"groups-{field}.parquet"
+def _groups_path(folder: Path, field: str, factor: str) -> Path:
+    return folder / f"groups-{field}-{_file_name(factor)}.parquet"
 
 
-def _basis_path(folder: Path, field: str) -> Path:
-    return folder / f"groups-{field}-items.parquet"
+def _basis_path(folder: Path, field: str, factor: str) -> Path:
+    return folder / f"groups-{field}-{_file_name(factor)}-items.parquet"
+
+
+def _file_name(factor: str) -> str:
+    return "all" if factor == ALL_FACTORS else factor

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lorecast.data.dataset import Dataset
 from lorecast.knowledge import rows
 from lorecast.knowledge.answers import parse_json_answer
-from lorecast.knowledge.groups import Groups
+from lorecast.knowledge.groups import ALL_FACTORS, FieldGroups, Groups
 from lorecast.knowledge.plan import Question
 from lorecast.knowledge.sentences import group_evenly, split_sentences
 from lorecast.knowledge.store import StoreIndex
@@ -32,7 +32,7 @@ def knowledge_rows(
     wanted: Iterable[pa.Table],
     stored: StoreIndex,
     questions: Sequence[Question],
-    groups: Mapping[str, Groups],
+    groups: Mapping[str, FieldGroups],
     dataset: Dataset,
 ) -> Iterator[pa.Table]:
     """The rows of all wanted keys, which must be stored, a few thousand at a time.
@@ -55,9 +55,13 @@ def knowledge_rows(
                 yield _finish(part, np.ones(part.num_rows, np.float32))
     if about_groups:
         table = pa.concat_tables(about_groups)
-        for field in pc.unique(table["field"]).to_pylist():
-            of_field = table.filter(pc.equal(table["field"], field))
-            yield from _members_rows(of_field, groups[field], by_field[field], dataset)
+        for name, of_field in groups.items():
+            for factor, of_factor in of_field.items():
+                chosen = pc.equal(table["field"], name)
+                if factor != ALL_FACTORS:
+                    chosen = pc.and_(chosen, pc.equal(table["factor"], factor))
+                rows_of_groups = table.filter(chosen)
+                yield from _members_rows(rows_of_groups, of_factor, by_field[name], dataset)
 
 
 def _split_joint(answered: pa.Table, questions: Mapping[str, Question]) -> Iterator[pa.Table]:
@@ -122,7 +126,7 @@ def _chunked(
 def _members_rows(
     of_field: pa.Table, groups: Groups, question: Question, dataset: Dataset
 ) -> Iterator[pa.Table]:
-    """The rows of a field's groups, once for every member that takes them."""
+    """The rows of groups, once for every member that takes them."""
     of_field = of_field.sort_by([("group", "ascending"), ("chunk", "ascending")])
     count_K = np.bincount(of_field["group"].to_numpy(), minlength=len(groups.prompts))
     start_K = np.concatenate(([0], np.cumsum(count_K)))[:-1]

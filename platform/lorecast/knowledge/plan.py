@@ -18,7 +18,7 @@ from lorecast.data.dataset import Dataset
 from lorecast.data.layout import ITEMS, USERS
 from lorecast.errors import ConfigError
 from lorecast.knowledge.factors import FactorSet, Role, answer_schema, load_factor_set
-from lorecast.knowledge.groups import Groups
+from lorecast.knowledge.groups import ALL_FACTORS, FieldGroups
 from lorecast.knowledge.keys import KeyMaker, chat_json
 
 SCHEMA: Final = pa.schema(
@@ -39,7 +39,6 @@ SCHEMA: Final = pa.schema(
 """chat: the messages as JSON. schema: JSON schema of the answer, or null. row: the entity's, null
 where a group is asked, and then group is its number. factor: ALL_FACTORS where one call asks for
 all of a field."""
-ALL_FACTORS: Final = "*"
 SIDES: Final[tuple[Side, Side]] = ("item", "user")
 _BATCH_ROWS: Final = 1024
 
@@ -118,7 +117,7 @@ class Plan:
     """Rated titles a user prompt shows, the last before the cut-off."""
     liked_from: float
     """Ratings from here on make a title a liked one."""
-    groups: Mapping[str, Groups] = field(default_factory=dict)
+    groups: Mapping[str, FieldGroups] = field(default_factory=dict)
     """Of the collective fields, by name."""
 
     @classmethod
@@ -127,7 +126,7 @@ class Plan:
         config: ExperimentConfig,
         dataset: Dataset,
         model_digest: str,
-        groups: Mapping[str, Groups] | None = None,
+        groups: Mapping[str, FieldGroups] | None = None,
     ) -> "Plan":
         """The plan of an experiment whose language model has this digest."""
         llm = config.knowledge.llm
@@ -150,15 +149,21 @@ class Plan:
 
     @property
     def num_prompts(self) -> int:
-        return sum(self.num_asked(question) * question.calls for question in self.questions)
+        return sum(self.num_calls(question) for question in self.questions)
 
-    def num_asked(self, question: Question) -> int:
-        """Entities and groups that this field has calls for."""
+    def num_calls(self, question: Question) -> int:
+        """Calls of one field."""
         if question.is_collective:
             groups = self.groups[question.field]
-            return len(groups.prompts) + int(groups.is_head.sum())
+            num_head = int(next(iter(groups.values())).is_head.sum())
+            of_groups = sum(
+                len(of_factor.prompts) * (question.calls if factor == ALL_FACTORS else 1)
+                for factor, of_factor in groups.items()
+            )
+            return of_groups + num_head * question.calls
         schema = self.dataset.schema
-        return schema.num_items if question.side == "item" else schema.num_users
+        num_entities = schema.num_items if question.side == "item" else schema.num_users
+        return num_entities * question.calls
 
     def blocks(self, entities_per_block: int = 256) -> Iterator[pa.Table]:
         """Tables of SCHEMA: items first, entities in row order, all their prompts together; the
@@ -167,15 +172,16 @@ class Plan:
             asked = [question for question in self.questions if question.side == side]
             block = _Block()
             for question in asked:
-                if question.is_collective:
-                    for number, variables in enumerate(self.groups[question.field].prompts):
-                        self._ask(block, question, _group(number, variables))
+                for factor, groups in self.groups.get(question.field, {}).items():
+                    factors = question.factors if factor == ALL_FACTORS else (factor,)
+                    for number, variables in enumerate(groups.prompts):
+                        self._ask(block, question, _group(number, variables), factors)
             if any(side in question.roles for question in asked):
                 entities = self._items() if side == "item" else self._users()
                 for row, entity in enumerate(entities, 1):
                     for question in asked:
                         if self._is_individual(question, row):
-                            self._ask(block, question, entity, row)
+                            self._ask(block, question, entity, question.factors, row)
                     if row % entities_per_block == 0 and block:
                         yield block.table()
                         block = _Block()
@@ -183,15 +189,24 @@ class Plan:
                 yield block.table()
 
     def _is_individual(self, question: Question, row: int) -> bool:
-        return not question.is_collective or bool(self.groups[question.field].is_head[row - 1])
+        if not question.is_collective:
+            return True
+        [groups, *_] = self.groups[question.field].values()
+        return bool(groups.is_head[row - 1])
 
     def _ask(
-        self, block: "_Block", question: Question, about: "_About", row: int | None = None
+        self,
+        block: "_Block",
+        question: Question,
+        about: "_About",
+        factors: Sequence[str],
+        row: int | None = None,
     ) -> None:
-        """Adds the prompts of one entity or group."""
+        """Adds the prompts of one entity or group for these factors."""
         role, answer = question.roles[0 if about.group is not None else -1], question.config.answer
         if answer == "factor":
-            for chunk, factor in enumerate(question.factors):
+            for factor in factors:
+                chunk = question.factors.index(factor)
                 chat = question.factor_set.messages(role, factor, about.variables)
                 self._add(block, question, about, row, factor, chunk, chat_json(chat))
             return

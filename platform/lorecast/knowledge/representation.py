@@ -24,6 +24,8 @@ Embed = Callable[[pa.Array], NDArray[np.floating]]
 
 _DISLIKED: Final = -0.5
 """Weight of a title that was not liked, beside 1 for one that was."""
+_SPREAD: Final = 0.5
+"""Weight of an item whose vector was spread from others, beside 1 for one that was asked about."""
 _PROFILE: Final = 0.3
 """Length of the profile's part of a user vector, beside 1 for the titles' part."""
 
@@ -92,6 +94,29 @@ def click_basis(visible: Visible, ids: pa.Array, config: CollectiveConfig) -> Ba
     dim = min(config.dim, min(visible.shape) - 1)
     svd = TruncatedSVD(dim, random_state=config.seed).fit(visible.taste())
     return Basis(ids=ids, vectors_ID=svd.components_.T.astype(np.float32))
+
+
+def knowledge_basis(
+    visible: Visible,
+    ids: pa.Array,
+    item_S: NDArray[np.integer],
+    vector_SD: NDArray[np.floating],
+    dim: int,
+) -> Basis:
+    """Spreads what is known about some items along clicks to all others.
+
+    `item_S`: the known items' rows - 1; `vector_SD`: their encoded texts. Users are what they
+    liked, and an item that nobody was asked about is what its users are, at half the weight.
+    """
+    centred_SD = vector_SD - vector_SD.mean(axis=0)
+    _, _, directions = np.linalg.svd(centred_SD, full_matrices=False)
+    reduced_SD = _unit(centred_SD @ directions[: min(dim, len(directions))].T)
+    known_ID = np.zeros((len(ids), reduced_SD.shape[1]), np.float32)
+    known_ID[item_S] = reduced_SD
+    taste = visible.taste()
+    spread_ID = _unit(taste.T @ _unit(taste @ known_ID))
+    is_known_I = np.isin(np.arange(len(ids)), item_S)[:, None]
+    return Basis(ids=ids, vectors_ID=np.where(is_known_I, known_ID, _SPREAD * spread_ID))
 
 
 def from_clicks(
