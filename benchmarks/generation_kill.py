@@ -64,8 +64,9 @@ def _driver_killed(folder: Path) -> dict[str, Any]:
     process.kill()
     process.wait()
     left_s = _wait_until_gone(family)
-    in_flight = _begun(folder) - num_stored(experiment) // _BLOCK
     at_rest = num_stored(experiment)
+    parts = list((folder / "workspace" / "knowledge").glob("part-*.parquet"))
+    in_flight = _begun(folder) - len(parts)
     again = generate(experiment)
     return {
         "stored_at_kill": at_kill,

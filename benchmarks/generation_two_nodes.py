@@ -24,7 +24,7 @@ _PROMPTS = 2 * (600 + 2000)
 _CLUSTER = """
 import os, sys, time
 from ray.cluster_utils import Cluster
-head = {"num_cpus": 2, "object_store_memory": 1 << 29, "include_dashboard": False}
+head = {"num_cpus": 1, "object_store_memory": 1 << 29, "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 second = cluster.add_node(num_cpus=1, object_store_memory=1 << 29, resources={"second": 1})
 cluster.wait_for_nodes()

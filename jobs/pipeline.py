@@ -17,6 +17,18 @@ from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.jobs.console import Console
 
+_COSTS = (
+    "generated",
+    "seconds",
+    "paid_prompt_tokens",
+    "paid_output_tokens",
+    "engine_seconds",
+    "engine_rows_per_second",
+    "engine_tokens_per_second",
+)
+_COSTS_LOGGED = "costs.run"
+"""Beside the knowledge: the MLflow run that holds its totals."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -80,11 +92,34 @@ class Pipeline:
         dataset = self.dataset
         return self._timed(
             "generate",
-            lambda: generate.run(
-                self.config, dataset, self.console, retry_failed=self._retry_failed
+            lambda: self._with_costs_logged(
+                generate.run(self.config, dataset, self.console, retry_failed=self._retry_failed)
             ),
             _generated,
         )
+
+    def _with_costs_logged(self, knowledge: Artifact) -> Artifact:
+        """Token and time totals to MLflow, once for every artifact that something was paid for."""
+        from lorecast.errors import RegistryError
+        from lorecast.lifecycle.mlflow_registry import open_registry
+        from lorecast.lifecycle.registry import RunRecord
+
+        logged = knowledge.path / _COSTS_LOGGED
+        if logged.exists() or not knowledge.facts["generated"]:
+            return knowledge
+        record = RunRecord(
+            name=f"generate {self.config.name}",
+            params={"model": self.config.knowledge.llm.model},
+            metrics={name: float(knowledge.facts[name]) for name in _COSTS},
+            curves=(),
+            tags={"stage": "generate", "knowledge": knowledge.fingerprint},
+            plots=(),
+        )
+        try:
+            logged.write_text(open_registry(self.config).log(record))
+        except RegistryError as error:
+            self.console.note(f"token totals are not logged yet: {error}")
+        return knowledge
 
     @cached_property
     def _encoded(self) -> Artifact:

@@ -29,7 +29,7 @@ from lorecast.config import (
     LLMConfig,
 )
 from lorecast.data.dataset import Dataset
-from lorecast.errors import EngineError, KnowledgeError
+from lorecast.errors import ConfigError, EngineError, KnowledgeError
 from lorecast.jobs import generate
 from lorecast.jobs.console import Console
 from lorecast.knowledge.engine import Answer, Chat, ScriptedEngine
@@ -328,6 +328,55 @@ def test_the_head_is_asked_individually_and_the_tail_mixes_two_groups(job: Job) 
     np.testing.assert_allclose(weights["weight_sum"].to_numpy(), 1, atol=1e-6)
     whole = ran.knowledge.filter(pc.equal(ran.knowledge["weight"], 1.0))
     assert len(pc.unique(whole["row"])) >= 2
+
+
+def test_groups_made_from_answers_differ_by_factor(
+    job: Job, make_tiny_dataset: Callable[..., Dataset]
+) -> None:
+    job = Job(make_tiny_dataset(num_users=20, num_items=30), job.folder)
+    table = job.dataset.items()
+    genre = dict(zip(table["title"].to_pylist(), table["genre"].to_pylist(), strict=True))
+
+    def says(prompt: str) -> str:
+        """The mood is the genre; the plot is the same for every other film."""
+        titles = [title for title in genre if f"{title}\n" in prompt or f'"{title}"' in prompt]
+        if "plot" in prompt.splitlines()[-1]:
+            return f"About, {GENRES[int(titles[0].split()[1]) % 2]}" if titles else "About"
+        return f"Mood, {genre[titles[0]]}" if titles else "Mood"
+
+    items = collective("item", represent="knowledge", head=0.5, clusters=3)
+    users = collective("user", represent="knowledge", clusters=3)
+    ran = job.run(job.config(fields=(items, users)), says=says)
+    calls = sum(field["wanted"] for field in ran.facts["fields_asked"].values())
+    assert job.num_asked() == calls == ran.facts["generated"]
+    assert calls <= (15 + 3 + 3) * 2
+    assert ran.knowledge.num_rows == (20 + 30) * 2, "everyone has every factor"
+    of_users = ran.knowledge.filter(pc.equal(ran.knowledge["side"], "user"))
+    parts = {
+        factor: of_users.filter(pc.equal(of_users["factor"], factor))["key"].to_pylist()
+        for factor in ("mood", "plot")
+    }
+    together = {
+        factor: {(a, b) for a in range(20) for b in range(a) if keys[a] == keys[b]}
+        for factor, keys in parts.items()
+    }
+    assert together["mood"] != together["plot"], "who belongs together depends on the factor"
+    grown = Job(make_tiny_dataset(num_users=24, num_items=34), job.folder)
+    kept = {"represent": "knowledge", "groups": str(ran.path)}
+    again = (
+        collective("item", head=15 / 34, clusters=3, **kept),
+        collective("user", clusters=3, **kept),
+    )
+    asked = job.num_asked()
+    assert grown.run(grown.config(fields=again), says=says).knowledge.num_rows == (24 + 34) * 2
+    new_heads = job.num_asked() - asked
+    assert new_heads <= 15 * 2, "only items that became popular are asked about"
+
+
+@pytest.mark.bad_input
+def test_groups_made_from_answers_need_answers(job: Job) -> None:
+    with pytest.raises(ConfigError, match=r"'user_lore'.*individual answers about items.*'mood'"):
+        job.run(job.config(fields=(collective("user", represent="knowledge"),)))
 
 
 def test_new_items_join_the_nearest_group_without_a_call(
