@@ -49,32 +49,45 @@ class KeyMaker:
 class KeyIndex:
     """Finds keys by binary search; 16 bytes a key, where a hash table would take some 100."""
 
-    def __init__(self, keys_N2: NDArray[np.uint64]) -> None:
-        """`keys_N2`: keys as `key_numbers` gives them; of equal ones the last counts."""
-        high = keys_N2[:, 0]
-        # Stable, so that equal keys keep their order and the last of a run is the one that counts.
-        order = np.argsort(high, kind="stable")
-        self._high, self._low, self._order = high[order], keys_N2[order, 1], order
+    def __init__(self, high_N: NDArray[np.uint64], low_N: NDArray[np.uint64]) -> None:
+        """The halves of keys (`key_numbers`) in the order of `sort_keys`; of equal ones the last
+        counts."""
+        self._high, self._low = high_N, low_N
 
     def __len__(self) -> int:
         return self._high.size
 
     def find(self, keys_M2: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The place of each key among those given, -1 if it is not there."""
-        high, low = keys_M2[:, 0], keys_M2[:, 1]
+        high, low = keys_M2.T
         place = np.searchsorted(self._high, high, side="right") - 1
         found = np.full(high.size, -1, np.int64)
         pending = np.arange(high.size)
         while pending.size:
             pending = pending[place[pending] >= 0]
             pending = pending[self._high[place[pending]] == high[pending]]
-            at = place[pending]
-            hit = self._low[at] == low[pending]
-            found[pending[hit]] = self._order[at[hit]]
+            hit = self._low[place[pending]] == low[pending]
+            found[pending[hit]] = place[pending[hit]]
             # Two keys that share 64 bits: look on to the left.
             pending = pending[~hit]
             place[pending] -= 1
         return found
+
+
+def sort_keys(
+    high_N: NDArray[np.uint64], low_N: NDArray[np.uint64], wins_N: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The order that sorts keys for a `KeyIndex`; of equal ones those that win come last, and
+    among them the later."""
+    order = np.argsort(high_N, kind="stable")
+    sorted_high = high_N[order]
+    same = sorted_high[1:] == sorted_high[:-1]
+    # Few share their first half, mostly keys that were asked again.
+    tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+    of_tied = order[tied]
+    ranks = (of_tied, wins_N[of_tied], low_N[of_tied], sorted_high[tied])
+    order[tied] = of_tied[np.lexsort(ranks)]
+    return order
 
 
 def key_numbers(keys: pa.Array) -> NDArray[np.uint64]:

@@ -12,9 +12,10 @@ import fcntl
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from lorecast.errors import KnowledgeError
 from lorecast.knowledge.answers import RETRIED
-from lorecast.knowledge.keys import KeyIndex, key_numbers
+from lorecast.knowledge.keys import KeyIndex, key_numbers, sort_keys
 
 FOLDER: Final = "knowledge"
 """Name of the store below the workspace."""
@@ -50,7 +51,9 @@ SCHEMA: Final = pa.schema(
     ]
 )
 _RETRIED: Final = pa.array(sorted(RETRIED))
-_CACHE_BYTES: Final = 64 << 20
+_CACHE_BYTES: Final = 8 << 20
+_LINE_BITS: Final = 32
+_BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -141,28 +144,31 @@ class StoreIndex:
     """
 
     def __init__(self, parts: Sequence[Path]) -> None:
-        self._parts = list(parts)
-        keys, places, is_answered, times = [], [], [], []
+        # Later parts rank higher, so that places are ranks.
+        self._parts = sorted(parts, key=_last_time)
+        total = sum(_metadata(part).num_rows for part in self._parts)
+        high, low = np.empty(total, np.uint64), np.empty(total, np.uint64)
+        place, is_answered = np.empty(total, np.int64), np.empty(total, bool)
+        stop = 0
         for number, part in enumerate(self._parts):
-            table = _read(part, ["key", "status", "time"])
-            keys.append(key_numbers(table["key"]))
-            line = np.arange(table.num_rows, dtype=np.int32)
-            places.append(np.stack((np.full_like(line, number), line), axis=1))
-            retried = pc.is_in(table["status"], value_set=_RETRIED)
-            is_answered.append(~retried.to_numpy())
-            times.append(table["time"].cast(pa.int64()).to_numpy())
-        keys_N2 = np.concatenate([np.empty((0, 2), np.uint64), *keys])
-        places_N2 = np.concatenate([np.empty((0, 2), np.int32), *places])
-        is_answered_N = np.concatenate([np.empty(0, bool), *is_answered])
-        order = np.lexsort((np.concatenate([np.empty(0, np.int64), *times]), is_answered_N))
-        self._keys = KeyIndex(keys_N2[order])
-        self._places_N2, self._is_answered_N = places_N2[order], is_answered_N[order]
+            table = _read(part, ["key", "status"])
+            start, stop = stop, stop + table.num_rows
+            high[start:stop], low[start:stop] = key_numbers(table["key"]).T
+            place[start:stop] = (number << _LINE_BITS) + np.arange(table.num_rows)
+            is_answered[start:stop] = ~pc.is_in(table["status"], value_set=_RETRIED).to_numpy()
+        order = sort_keys(high, low, is_answered)
+        # One after the other, for the sake of memory.
+        high, low = high[order], low[order]
+        self._keys = KeyIndex(high, low)
+        self._place = place[order]
+        self._is_answered = is_answered[order]
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._cached_bytes = 0
 
     def is_answered(self, keys: pa.Array) -> NDArray[np.bool_]:
         """Whether each key need not be asked again; failures do not count."""
         place = self._keys.find(key_numbers(keys))
-        return (place >= 0) & self._is_answered_N[place] if len(self._keys) else place >= 0
+        return (place >= 0) & self._is_answered[place] if len(self._keys) else place >= 0
 
     def fetch(self, keys: pa.Array) -> pa.Table:
         """The rows of `keys`, in their order; all must be stored."""
@@ -170,7 +176,7 @@ class StoreIndex:
             return SCHEMA.empty_table()
         place = self._keys.find(key_numbers(keys))
         assert place.min() >= 0, "a key was fetched that is not stored"
-        part, line = self._places_N2[place].T
+        part, line = self._split(place)
         order = np.argsort(part, kind="stable")
         starts = np.flatnonzero(np.diff(part[order], prepend=-1))
         taken = [
@@ -185,29 +191,51 @@ class StoreIndex:
         """The rows that win, part by part."""
         for number, part in enumerate(self._parts):
             table = _read(part, SCHEMA.names)
-            winner = self._places_N2[self._keys.find(key_numbers(table["key"]))]
-            wins = (winner[:, 0] == number) & (winner[:, 1] == np.arange(table.num_rows))
+            winner, line = self._split(self._keys.find(key_numbers(table["key"])))
+            wins = (winner == number) & (line == np.arange(table.num_rows))
             yield table.filter(pa.array(wins))
+
+    def _split(self, place: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(number of the part, line in it) of places in the index."""
+        packed = self._place[place]
+        return packed >> _LINE_BITS, packed & ((1 << _LINE_BITS) - 1)
 
     def _table(self, number: int) -> pa.Table:
         if number not in self._cache:
             self._cache[number] = _read(self._parts[number], SCHEMA.names)
-            while len(self._cache) > 1 and _num_bytes(self._cache.values()) > _CACHE_BYTES:
-                self._cache.popitem(last=False)
+            self._cached_bytes += self._cache[number].nbytes
+            while len(self._cache) > 1 and self._cached_bytes > _CACHE_BYTES:
+                _, oldest = self._cache.popitem(last=False)
+                self._cached_bytes -= oldest.nbytes
         self._cache.move_to_end(number)
         return self._cache[number]
 
 
+def _last_time(part: Path) -> datetime:
+    """When the newest row of a part was written, from its statistics."""
+    metadata = _metadata(part)
+    column = metadata.schema.to_arrow_schema().get_field_index("time")
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    return max((group.column(column).statistics.max for group in groups), default=_BEGINNING)
+
+
+def _metadata(part: Path) -> pq.FileMetaData:
+    with _damage_named(part):
+        return pq.read_metadata(part)
+
+
 def _read(part: Path, columns: list[str]) -> pa.Table:
+    with _damage_named(part), pq.ParquetFile(part) as file:
+        return file.read(columns=columns).select(columns)
+
+
+@contextmanager
+def _damage_named(part: Path) -> Iterator[None]:
     try:
-        return pq.ParquetFile(part).read(columns=columns).select(columns)
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())
         raise KnowledgeError(
             f"{part} is damaged; delete it and run again, only its answers are asked anew "
             f"({reason[:300]})"
         ) from error
-
-
-def _num_bytes(tables: Iterable[pa.Table]) -> int:
-    return sum(table.nbytes for table in tables)

@@ -13,7 +13,7 @@ from lorecast.training.loop import Fit
 def curves(fit: Fit, path: Path, title: str) -> None:
     """Loss and validation AUC by epoch, the chosen epoch marked."""
     epochs = [epoch.epoch for epoch in fit.epochs]
-    with figure(path, title, width=9.0, height=3.4, columns=2) as (_, (loss, ranking)):
+    with figure(path, title, width=9.0, height=3.4, columns=2) as (_, [[loss, ranking]]):
         loss.plot(epochs, [e.train_loss for e in fit.epochs], "o-", ms=4, color=COLOURS[0])
         loss.plot(epochs, [e.valid.log_loss for e in fit.epochs], "o-", ms=4, color=COLOURS[1])
         loss.set_title("LogLoss")

@@ -4,11 +4,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from lorecast.errors import KnowledgeError
-from lorecast.knowledge.keys import KEY_DIGITS, KeyIndex, KeyMaker, chat_json, key_numbers
+from lorecast.knowledge.keys import (
+    KEY_DIGITS,
+    KeyIndex,
+    KeyMaker,
+    chat_json,
+    key_numbers,
+    sort_keys,
+)
 from lorecast.knowledge.store import SCHEMA, KnowledgeStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -102,11 +110,20 @@ def test_compaction_waits_for_those_who_use_the_store(store: KnowledgeStore) -> 
 
 def test_the_index_is_exact_where_keys_share_their_first_half() -> None:
     names = ["0" * 16 + f"{number:016x}" for number in (5, 3, 9)] + ["f" * 32, "0" * 32]
-    index = KeyIndex(key_numbers(pa.array(names)))
+    high, low = key_numbers(pa.array(names)).T
+    order = sort_keys(high, low, np.ones(len(names), bool))
+    index = KeyIndex(high[order], low[order])
     asked = pa.array([*reversed(names), "0" * 31 + "4", "e" * 32])
-    assert index.find(key_numbers(asked)).tolist() == [4, 3, 2, 1, 0, -1, -1]
-    twice = KeyIndex(key_numbers(pa.array(["a" * 32, "b" * 32, "a" * 32])))
-    assert twice.find(key_numbers(pa.array(["a" * 32]))).tolist() == [2], "the last counts"
+    found = index.find(key_numbers(asked))
+    assert order[found[:5]].tolist() == [4, 3, 2, 1, 0]
+    assert found[5:].tolist() == [-1, -1]
+
+
+def test_of_equal_keys_the_one_that_ranks_highest_counts() -> None:
+    high, low = key_numbers(pa.array([letter * 32 for letter in "abacaa"])).T
+    order = sort_keys(high, low, np.array([True, True, True, True, True, False]))
+    [place] = KeyIndex(high[order], low[order]).find(key_numbers(pa.array(["a" * 32])))
+    assert order[place] == 4, "the last of those that win"
 
 
 BASE: dict[str, Any] = {
