@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, zip_longest
@@ -92,7 +92,7 @@ def run(
     if artifact is not None and not (retry_failed and artifact.facts["failed"]):
         return artifact
     knowledge_store = KnowledgeStore(workspace / store.FOLDER)
-    with build(workspace, spec) as draft, knowledge_store.in_use():
+    with build(workspace, spec) as draft, knowledge_store.in_use(), _small_memory():
         imported = _import(config, dataset, draft)
         joined: Iterator[pa.Table] = iter(())
         draft.facts.update(generated=0, reused=0, samples=[], seconds=0.0, rows_per_second=0.0)
@@ -113,6 +113,17 @@ def run(
         (draft.path / _WANTED).unlink(missing_ok=True)
         _warn(draft.facts, console)
     return Artifact.open(draft.path)
+
+
+@contextmanager
+def _small_memory() -> Iterator[None]:
+    """Arrow's own allocators keep what was freed, and over many small parts that adds up."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def collective_groups(
@@ -184,15 +195,12 @@ def _root(config: ExperimentConfig) -> Path:
 
 def _import(config: ExperimentConfig, dataset: Dataset, draft: Draft) -> list[pa.Table]:
     """The imported fields' rows; facts about them."""
-    ids = {
-        "item": dataset.items()["id"].combine_chunks(),
-        "user": dataset.users()["id"].combine_chunks(),
-    }
     tables, facts = [], []
     for field in config.knowledge.fields:
         if not isinstance(field, ImportedField):
             continue
-        texts = import_texts(field, _root(config), ids[field.side])
+        entities = dataset.items() if field.side == "item" else dataset.users()
+        texts = import_texts(field, _root(config), entities["id"].combine_chunks())
         tables.append(texts.rows)
         facts.append(
             {
@@ -381,7 +389,8 @@ def _join(
     """The generated fields' rows."""
     index = knowledge_store.index()
     draft.facts["samples"] = _samples(index, planned.shown)
-    with pq.ParquetFile(draft.path / _WANTED) as wanted:
+    # Buffering ahead would hold the whole file.
+    with pq.ParquetFile(draft.path / _WANTED, pre_buffer=False) as wanted:
         batches = (pa.Table.from_batches([b]) for b in wanted.iter_batches(_JOIN_ROWS))
         yield from knowledge_rows(batches, index, plan.questions, plan.groups, plan.dataset)
 

@@ -73,7 +73,7 @@ def check_prompts(dataset: Dataset) -> None:
     length = dataset.history_length
     for split in SPLITS:
         for part in sorted(samples_folder(dataset.path, split).glob("part-*.parquet")):
-            with pq.ParquetFile(part) as samples:
+            with pq.ParquetFile(part, pre_buffer=False) as samples:
                 names = ["user_row", "position", "history_item_rows"]
                 for batch in samples.iter_batches(columns=names):
                     user_B = batch["user_row"].to_numpy() - 1

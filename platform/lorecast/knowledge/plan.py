@@ -320,6 +320,7 @@ def _group(number: int, variables: Mapping[str, Any]) -> _About:
 
 def _records(dataset: Dataset, file: str, columns: list[str]) -> Iterator[dict[str, Any]]:
     """The lines of an entity table as dictionaries, a few at a time."""
-    with pq.ParquetFile(dataset.path / file) as table:
+    # Buffering ahead would hold the whole file.
+    with pq.ParquetFile(dataset.path / file, pre_buffer=False) as table:
         for batch in table.iter_batches(_BATCH_ROWS, columns=columns):
             yield from batch.to_pylist()
