@@ -159,13 +159,14 @@ class _Asker:
         self._engine: Engine | None = None
 
     def __call__(self, batch: Columns) -> dict[str, list[Any]]:
-        block = open_block(batch, EngineError)
         stalled = Path(batch["block"][0]).with_suffix(".stalled")
         if stalled.exists():
             raise EngineError(ended_reason(stalled))
         started_s = time.monotonic()
-        part = self._store.path_of(block["key"].to_pylist())
+        keys = pq.read_table(batch["block"][0], columns=["key"])["key"]
+        part = self._store.path_of(keys.to_pylist())
         if not self._is_written(part):
+            block = open_block(batch, EngineError)
             with watch(stalled, self._stall_s, self._last_line):
                 self._engine = self._engine or self._make_engine()
                 started_s = time.monotonic()

@@ -1,7 +1,7 @@
 """Inference on Ray Data over blocks that lie on disk.
 
-Each block is a Parquet file and one task, so memory does not grow with the input, and a block is
-what a crash can cost. Actors that hold a model take one block at a time.
+Each block is a Parquet file that one call of a worker reads, so memory does not grow with the
+input, and a block is what a crash can cost. Actors that hold a model take one block at a time.
 """
 
 import os
@@ -19,6 +19,8 @@ from lorecast.jobs import cluster
 
 Columns: TypeAlias = dict[str, NDArray[Any]]
 
+_MAX_TASKS = 512
+"""Beyond, several blocks are one task, done one after the other; Ray's books grow with tasks."""
 _MAX_ATTEMPTS = 3
 """For a block whose process dies; Ray would start it anew for ever."""
 
@@ -54,7 +56,8 @@ def map_blocks(
 
     cluster.connect(compute)
     dataset = ray.data.from_items(
-        [{"block": str(path.resolve())} for path in blocks], override_num_blocks=len(blocks)
+        [{"block": str(path.resolve())} for path in blocks],
+        override_num_blocks=min(len(blocks), _MAX_TASKS),
     ).map_batches(
         worker,
         fn_constructor_kwargs=dict(arguments),

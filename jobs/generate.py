@@ -59,7 +59,8 @@ _NUM_SAMPLES = 3
 _ADVICE = {"truncated": "; a larger knowledge.llm.max_tokens lets the model finish"}
 _WANTED = "wanted.parquet"
 _WANTED_SCHEMA = pa.schema([column for column in PROMPTS if column.name in WANTED])
-_JOIN_ROWS = 8192
+_BLOCK_ENTITIES = 512
+_JOIN_ROWS = 2048
 _DECISIVE = ["side", "row", "field", "chunk", "text", "status", "history_end", "weight"]
 """What vectors are made from."""
 
@@ -267,7 +268,7 @@ class _Asking:
 
         def missing(writer: pq.ParquetWriter) -> Iterator[pa.Table]:
             with self.console.progress("plan", plan.num_prompts) as task:
-                for block in plan.blocks():
+                for block in plan.blocks(_BLOCK_ENTITIES):
                     writer.write_table(block.select(WANTED))
                     planned.shown.setdefault(block["side"][0].as_py(), block)
                     lacking = block.filter(pa.array(~index.is_answered(block["key"])))

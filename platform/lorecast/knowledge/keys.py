@@ -76,10 +76,11 @@ class KeyIndex:
 
 def sort_keys(
     high_N: NDArray[np.uint64], low_N: NDArray[np.uint64], wins_N: NDArray[np.bool_]
-) -> NDArray[np.int64]:
+) -> NDArray[np.uint32]:
     """The order that sorts keys for a `KeyIndex`; of equal ones those that win come last, and
     among them the later."""
-    order = np.argsort(high_N, kind="stable")
+    assert high_N.size < 2**32, "places fit into four bytes"
+    order = np.argsort(high_N, kind="stable").astype(np.uint32)
     sorted_high = high_N[order]
     same = sorted_high[1:] == sorted_high[:-1]
     # Few share their first half, mostly keys that were asked again.

@@ -51,8 +51,7 @@ SCHEMA: Final = pa.schema(
     ]
 )
 _RETRIED: Final = pa.array(sorted(RETRIED))
-_CACHE_BYTES: Final = 8 << 20
-_LINE_BITS: Final = 32
+_CACHE_BYTES: Final = 4 << 20
 _BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -138,30 +137,31 @@ class KnowledgeStore:
 
 
 class StoreIndex:
-    """The answers of some parts by key: about 30 bytes an answer, texts stay on disk.
+    """The answers of some parts by key: about 20 bytes an answer, texts stay on disk.
 
     Of rows with the same key an answer wins over a failure, and then the later one.
     """
 
     def __init__(self, parts: Sequence[Path]) -> None:
-        # Later parts rank higher, so that places are ranks.
+        # Later parts come later, since of equal keys the last counts.
         self._parts = sorted(parts, key=_last_time)
         total = sum(_metadata(part).num_rows for part in self._parts)
         high, low = np.empty(total, np.uint64), np.empty(total, np.uint64)
-        place, is_answered = np.empty(total, np.int64), np.empty(total, bool)
+        is_answered = np.empty(total, bool)
+        self._starts = np.zeros(len(self._parts) + 1, np.int64)
         stop = 0
         for number, part in enumerate(self._parts):
             table = _read(part, ["key", "status"])
             start, stop = stop, stop + table.num_rows
+            self._starts[number + 1] = stop
             high[start:stop], low[start:stop] = key_numbers(table["key"]).T
-            place[start:stop] = (number << _LINE_BITS) + np.arange(table.num_rows)
             is_answered[start:stop] = ~pc.is_in(table["status"], value_set=_RETRIED).to_numpy()
-        order = sort_keys(high, low, is_answered)
+        self._line = sort_keys(high, low, is_answered)
         # One after the other, for the sake of memory.
-        high, low = high[order], low[order]
+        high = high[self._line]
+        low = low[self._line]
         self._keys = KeyIndex(high, low)
-        self._place = place[order]
-        self._is_answered = is_answered[order]
+        self._is_answered = is_answered[self._line]
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
         self._cached_bytes = 0
 
@@ -197,8 +197,9 @@ class StoreIndex:
 
     def _split(self, place: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(number of the part, line in it) of places in the index."""
-        packed = self._place[place]
-        return packed >> _LINE_BITS, packed & ((1 << _LINE_BITS) - 1)
+        line = self._line[place].astype(np.int64)
+        part = np.searchsorted(self._starts, line, side="right") - 1
+        return part, line - self._starts[part]
 
     def _table(self, number: int) -> pa.Table:
         if number not in self._cache:
