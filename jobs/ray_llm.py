@@ -135,11 +135,17 @@ class _Writer:
         if error := row.get("__inference_error__"):
             is_long = any(words in error for words in _TOO_LONG)
             return Answer(finish="too_long" if is_long else "error", error=error[:500])
-        written = int(row["num_generated_tokens"])
+        read, written = int(row["num_input_tokens"]), int(row["num_generated_tokens"])
+        room = self._llm.max_model_len - self._llm.max_tokens
+        if read > room:
+            # vLLM answers these in what room is left; the same prompt must have the same fate
+            # whoever runs it.
+            reason = f"the prompt has {read:,} tokens, and knowledge.llm.max_model_len leaves "
+            return Answer(finish="too_long", error=f"{reason}{room:,} beside the answer")
         # The processor does not pass on why an answer ended.
         return Answer(
             text=row["generated_text"].strip(),
             finish="length" if written >= self._llm.max_tokens else "stop",
-            prompt_tokens=int(row["num_input_tokens"]),
+            prompt_tokens=read,
             output_tokens=written,
         )
