@@ -9,13 +9,33 @@ from torch import Tensor, nn
 
 from lorecast.config import ModelConfig
 from lorecast.data.dataset import FeatureSchema
+from lorecast.models.backbones.autoint import AutoInt
+from lorecast.models.backbones.dcn import DCN, GDCN, DCNv2
+from lorecast.models.backbones.deepfm import DeepFM
+from lorecast.models.backbones.dien import DIEN
 from lorecast.models.backbones.din import DIN
+from lorecast.models.backbones.fibinet import FiBiNet
+from lorecast.models.backbones.fignn import FiGNN
+from lorecast.models.backbones.finalnet import FinalNet
+from lorecast.models.backbones.xdeepfm import XDeepFM
 from lorecast.models.extractors.kser import KSER
 from lorecast.models.features import FeatureEmbedding
 from lorecast.models.inputs import Batch, Fields
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather
 
-_BACKBONES = {"din": DIN}
+_BACKBONES: dict[str, type[nn.Module]] = {
+    "din": DIN,
+    "dien": DIEN,
+    "dcn": DCN,
+    "dcnv2": DCNv2,
+    "deepfm": DeepFM,
+    "xdeepfm": XDeepFM,
+    "autoint": AutoInt,
+    "fibinet": FiBiNet,
+    "fignn": FiGNN,
+    "gdcn": GDCN,
+    "finalnet": FinalNet,
+}
 """Name in the experiment to module: made of (ModelConfig, FieldCounts), Fields to logit_B."""
 _EXTRACTORS = {"kser": KSER}
 """Name to module: made of (ModelConfig, KnowledgeShape, FieldCounts), see `KSER.forward`."""

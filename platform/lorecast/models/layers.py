@@ -33,6 +33,11 @@ def mlp(inputs: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
     return nn.Sequential(*layers, linear(inputs, 1))
 
 
+def tower(inputs: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    """`mlp` without its last layer: as wide as the last of `hidden`."""
+    return nn.Sequential(*list(mlp(inputs, hidden, dropout))[:-1])
+
+
 class Dice(nn.Module):
     """Activation of DIN: between x and αx, by how x lies among its batch; α starts at 0.
 

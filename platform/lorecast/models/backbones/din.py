@@ -56,6 +56,11 @@ class TargetAttention(nn.Module):
 
     def forward(self, query_BW: Tensor, steps_BLW: Tensor, mask_BL: Tensor) -> Tensor:
         """interest_BW; zero where a history is empty."""
+        score_BL = self.score(query_BW, steps_BLW, mask_BL)
+        return torch.bmm(score_BL[:, None], steps_BLW).squeeze(1)
+
+    def score(self, query_BW: Tensor, steps_BLW: Tensor, mask_BL: Tensor) -> Tensor:
+        """score_BL; zero at padded steps."""
         query_HW, step_HW, difference_HW, product_HW = self.first.weight.chunk(4, dim=1)
         by_query_BH = F.linear(query_BW, query_HW + difference_HW, self.first.bias)
         by_step_BLH = F.linear(steps_BLW, step_HW - difference_HW)
@@ -65,5 +70,4 @@ class TargetAttention(nn.Module):
         real_V = mask_BL.flatten().nonzero().squeeze(1)
         score_V = self.rest(first_BLH.flatten(0, 1).index_select(0, real_V)).squeeze(1)
         score_BL = torch.zeros_like(mask_BL, dtype=score_V.dtype)
-        score_BL = score_BL.flatten().index_copy(0, real_V, score_V).view_as(mask_BL)
-        return torch.bmm(score_BL[:, None], steps_BLW).squeeze(1)
+        return score_BL.flatten().index_copy(0, real_V, score_V).view_as(mask_BL)

@@ -1,0 +1,25 @@
+"""Fields in a row, for backbones that see no steps: the history is averaged.
+
+Shapes: B batch, L history, N/M/X fields, F = N + M + X, E embedding width.
+"""
+
+import torch
+from torch import Tensor
+
+from lorecast.models.inputs import FieldCounts, Fields
+
+
+def pooled_fields(fields: Fields) -> Tensor:
+    """field_BFE: the target's, the history's averaged over its real steps, the extra ones.
+
+    An empty history gives zeros.
+    """
+    share_BL = fields.mask_BL / fields.mask_BL.sum(1, keepdim=True).clamp(min=1)
+    history_BK = torch.bmm(share_BL[:, None], fields.history_BLME.flatten(2))
+    history_BME = history_BK.view_as(fields.history_BLME[:, 0])
+    return torch.cat([fields.target_BNE, history_BME, fields.extra_BXE], dim=1)
+
+
+def num_pooled(counts: FieldCounts) -> int:
+    """F of `pooled_fields`."""
+    return counts.target + counts.history + counts.extra
