@@ -3,42 +3,34 @@
 Shapes: B batch, C chunks of knowledge.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorecast.config import ModelConfig
 from lorecast.data.dataset import FeatureSchema
-from lorecast.models.backbones.autoint import AutoInt
-from lorecast.models.backbones.dcn import DCN, GDCN, DCNv2
-from lorecast.models.backbones.deepfm import DeepFM
-from lorecast.models.backbones.dien import DIEN
 from lorecast.models.backbones.din import DIN
-from lorecast.models.backbones.fibinet import FiBiNet
-from lorecast.models.backbones.fignn import FiGNN
-from lorecast.models.backbones.finalnet import FinalNet
-from lorecast.models.backbones.xdeepfm import XDeepFM
+from lorecast.models.extractors import Extractor
+from lorecast.models.extractors.controls import MoE, Naive, SharedMLP, chunk_mean
+from lorecast.models.extractors.hein import HEIN
 from lorecast.models.extractors.kser import KSER
 from lorecast.models.features import FeatureEmbedding
-from lorecast.models.inputs import Batch, Fields
-from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather
+from lorecast.models.inputs import Batch, FieldCounts, Fields
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather, shuffled
 
-_BACKBONES: dict[str, type[nn.Module]] = {
-    "din": DIN,
-    "dien": DIEN,
-    "dcn": DCN,
-    "dcnv2": DCNv2,
-    "deepfm": DeepFM,
-    "xdeepfm": XDeepFM,
-    "autoint": AutoInt,
-    "fibinet": FiBiNet,
-    "fignn": FiGNN,
-    "gdcn": GDCN,
-    "finalnet": FinalNet,
-}
+_BACKBONES = {"din": DIN}
 """Name in the experiment to module: made of (ModelConfig, FieldCounts), Fields to logit_B."""
-_EXTRACTORS = {"kser": KSER}
-"""Name to module: made of (ModelConfig, KnowledgeShape, FieldCounts), see `KSER.forward`."""
+_EXTRACTORS: dict[str, Callable[[ModelConfig, KnowledgeShape, FieldCounts], Extractor]] = {
+    "kser": KSER,
+    "hein": HEIN,
+    "moe": MoE,
+    "mlp": SharedMLP,
+    "naive": Naive,
+    "mean": chunk_mean,
+}
+"""Name in the experiment to module."""
 
 
 class ClickModel(nn.Module):
@@ -61,7 +53,13 @@ class ClickModel(nn.Module):
             counts = counts._replace(extra=counts.extra + self.extractor.num_fields)
         self.backbone = _BACKBONES[config.backbone](config, counts)
         self.knowledge = knowledge
+        self._shuffle = config.shuffle_knowledge
         self._vectors: ChunkVectors | None = None
+
+    @property
+    def has_gates(self) -> bool:
+        """True if `gates` can be asked: the extractor weighs each chunk."""
+        return self.extractor is not None and self.extractor.has_gates
 
     def attach(
         self,
@@ -73,6 +71,8 @@ class ClickModel(nn.Module):
         stored vectors, which the model reads where they lie."""
         assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
         self.features.attach(item_codes, user_codes)
+        if self._shuffle and self.knowledge and vectors:
+            vectors = shuffled(vectors, self.knowledge.sides)
         self._vectors = vectors
 
     def start_from_vectors(self) -> None:
@@ -86,19 +86,19 @@ class ClickModel(nn.Module):
         """logit_B."""
         fields = self.features(batch)
         if self.extractor:
-            extra_B2E, _ = self._extract(fields, batch)
-            fields = fields.with_extra(extra_B2E)
+            extra_BXE, _ = self._extract(fields, batch)
+            fields = fields.with_extra(extra_BXE)
         logit_B: Tensor = self.backbone(fields)
         return logit_B
 
     def gates(self, batch: Batch) -> Tensor:
         """gate_BC: ESFNet's weights, in the order of `KnowledgeShape.all_chunks`; 0: no text."""
-        assert self.extractor, "a bare backbone has no gates"
-        return self._extract(self.features(batch), batch)[1]
+        _, gate_BC = self._extract(self.features(batch), batch)
+        assert gate_BC is not None, "ask `has_gates` first"
+        return gate_BC
 
-    def _extract(self, fields: Fields, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _extract(self, fields: Fields, batch: Batch) -> tuple[Tensor, Tensor | None]:
         assert self.extractor
         assert self.knowledge
         assert self._vectors, "attach the vectors first"
-        extra_B2E, gate_BC = self.extractor(fields, gather(self._vectors, self.knowledge, batch))
-        return extra_B2E, gate_BC
+        return self.extractor(fields, gather(self._vectors, self.knowledge, batch))

@@ -3,7 +3,7 @@
 Shapes: B batch, U distinct users or items of it, C chunks, D encoder width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -70,6 +70,33 @@ class ChunkVectors(Protocol):
 
     def mask(self, side: Side) -> NDArray[np.bool_]:
         """[rows + 1, C], True where there is a text."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A store of vectors in memory."""
+
+    arrays: Mapping[Side, NDArray[np.float16]]
+    masks: Mapping[Side, NDArray[np.bool_]]
+
+    def vectors(self, side: Side) -> NDArray[np.float16]:
+        return self.arrays[side]
+
+    def mask(self, side: Side) -> NDArray[np.bool_]:
+        return self.masks[side]
+
+
+def shuffled(vectors: ChunkVectors, sides: Iterable[Side], seed: int = 0) -> ChunkVectors:
+    """The control of a gain by knowledge: a copy in memory in which every entity has the texts of
+    another one, drawn by `seed`; row 0 keeps its place."""
+    rng = np.random.default_rng(seed)
+    arrays: dict[Side, NDArray[np.float16]] = {}
+    masks: dict[Side, NDArray[np.bool_]] = {}
+    for side in sides:
+        mask = vectors.mask(side)
+        order = np.concatenate([[0], 1 + rng.permutation(len(mask) - 1)])
+        arrays[side], masks[side] = vectors.vectors(side)[order], mask[order]
+    return _Held(arrays, masks)
 
 
 def sample(vectors: ChunkVectors, side: Side, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 weights.safetensors    the best epoch's parameters
 model.json             config, schema, shape of knowledge, strategy, seed: rebuilds the model
 curves.json, .png      loss and validation figures by epoch
-gates.json, .png       ESFNet's mean weight on each chunk over the test samples (with knowledge)
+gates.json, .png       ESFNet's mean weight on each chunk over the test samples (if it has any)
 scores.parquet         the test samples in order: user_row, item_row, label, score (probability)
 """
 
@@ -112,7 +112,7 @@ def write(folder: Path, trained: TrainedModel, splits: Splits, dataset: Dataset)
     )
     write_json(folder / "curves.json", [asdict(epoch) for epoch in trained.fit.epochs])
     plots.curves(trained.fit, folder / "curves.png", recipe.label)
-    if shape:
+    if shape and model.has_gates:
         mean_C = mean_gates(model, splits.test.rows)
         plots.gates(shape, mean_C, folder / "gates.png", f"ESFNet, {recipe.label}")
         write_json(

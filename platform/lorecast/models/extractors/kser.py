@@ -4,32 +4,29 @@ After Wang et al. 2025 (arXiv 2508.07223), which prints no equations; these are 
 is one text (one factor of one field). Pooled form: two more fields for any backbone, one from the
 queries of the target's fields, one from those of the history and the user.
 
-Shapes: B batch, U distinct entities, C chunks of both sides in a row, F fields of knowledge,
-D encoder width, d work width, Q queries (the recommender's fields), E their width, h heads.
+Shapes: B batch, C chunks of both sides in a row, F fields of knowledge, d work width, X extra
+fields, Q queries (the recommender's fields), E their width, h heads.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lorecast.config import ModelConfig, Side
-from lorecast.models.extractors.chunks import ChunkProjection, FieldLinear
+from lorecast.models.extractors.chunks import FieldLinear, SideProjections, masked_mean
 from lorecast.models.inputs import FieldCounts, Fields
-from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, sample
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge
 from lorecast.models.layers import linear, zero_linear
-
-_SAMPLED_ROWS = 4096
-"""Entities a side from which start values are computed."""
-_SMALLEST_VARIANCE_SHARE = 1e-4
 
 
 class KSER(nn.Module):
-    """Two extra fields from a batch's knowledge, and the gates that were set on its chunks."""
+    """Two extra fields from a batch's knowledge, and the gates that were set on its chunks.
 
-    num_fields = 2
+    Two ablations: `kser.gate: false` leaves every chunk as it is, and `kser.align: false` replaces
+    attention by a mean, one field a side.
+    """
 
     def __init__(self, model: ModelConfig, shape: KnowledgeShape, counts: FieldCounts) -> None:
         super().__init__()
@@ -38,64 +35,52 @@ class KSER(nn.Module):
         fields = list(dict.fromkeys((side, chunk.field) for side, chunk in chunks))
         field_C = [fields.index((side, chunk.field)) for side, chunk in chunks]
         num_queries = counts.target + counts.history + counts.extra
+        self.num_fields = 2 if config.align else len(shape.sides)
+        self.has_gates = config.gate
         self._num_target = counts.target
-        self.project = nn.ModuleDict()
-        for side in shape.sides:
-            own = list(dict.fromkeys(chunk.field for chunk in shape.chunks(side)))
-            field_of_chunk = [own.index(chunk.field) for chunk in shape.chunks(side)]
-            self.project[side] = ChunkProjection(shape.dim, config.dim, field_of_chunk)
-        self.filter = ESFNet(field_C, config.dim, num_queries * counts.dim, config.gate_hidden)
-        widths = [counts.dim, *[config.dim] * (config.layers - 1)]
+        self._chunks_a_side = [len(shape.chunks(side)) for side in shape.sides]
+        self.project = SideProjections(shape, config.dim)
+        self.filter = (
+            ESFNet(field_C, config.dim, num_queries * counts.dim, config.gate_hidden)
+            if config.gate
+            else None
+        )
+        widths = [counts.dim, *[config.dim] * (config.layers - 1)] if config.align else []
         self.align = nn.ModuleList(
             Alignment(width, config.dim, config.heads, config.dropout) for width in widths
         )
         self.output = linear(config.dim, counts.dim)
 
     def start_from(self, vectors: ChunkVectors) -> None:
-        """Start values that depend on the texts: chunks are centred, and every projection begins
-        with the same whitened principal directions, so that equal meanings of both sides lie close.
-        """
-        centred = []
-        for side, project in self._projections():
-            vector_UCD, mask_UC = sample(vectors, side, _SAMPLED_ROWS)
-            weight_UC1 = mask_UC.float()[:, :, None]
-            mean_CD = (vector_UCD.float() * weight_UC1).sum(0) / weight_UC1.sum(0).clamp(min=1)
-            project.mean_CD.copy_(mean_CD)
-            centred.append((vector_UCD.float() - mean_CD)[mask_UC])
-        direction_Dd = _whitened_directions(torch.cat(centred), self.output.in_features)
-        with torch.no_grad():
-            for _, project in self._projections():
-                project.map.weight_FIO[:, :, : direction_Dd.shape[1]] = direction_Dd
+        """See `SideProjections.start_from`."""
+        self.project.start_from(vectors)
 
     def forward(
         self, fields: Fields, knowledge: Mapping[Side, SideKnowledge]
-    ) -> tuple[Tensor, Tensor]:
-        """(extra_B2E, gate_BC). A gate is 0 where there is no text."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """(extra_BXE, gate_BC). A gate is 0 where there is no text."""
         query_BQE = _queries(fields)
-        chunk_BCd, mask_BC = self._chunks(knowledge)
-        gate_BC = self.filter(chunk_BCd, mask_BC, query_BQE.detach().flatten(1))
-        chunk_BCd = chunk_BCd * gate_BC[:, :, None]
+        chunk_BCd, mask_BC = self.project(knowledge)
+        gate_BC = None
+        if self.filter is not None:
+            gate_BC = self.filter(chunk_BCd, mask_BC, query_BQE.detach().flatten(1))
+            chunk_BCd = chunk_BCd * gate_BC[:, :, None]
+        pool = self._aligned if self.align else self._side_means
+        return self.output(pool(query_BQE, chunk_BCd, mask_BC)), gate_BC
+
+    def _aligned(self, query_BQE: Tensor, chunk_BCd: Tensor, mask_BC: Tensor) -> Tensor:
+        """pooled_B2d: what the target's queries read, and what the others do."""
         aligned_BQd = query_BQE
         for layer in self.align:
             aligned_BQd = layer(aligned_BQd, chunk_BCd, mask_BC)
         target_BQd, behaviour_BQd = aligned_BQd.tensor_split([self._num_target], dim=1)
-        pooled_B2d = torch.stack([target_BQd.mean(1), behaviour_BQd.mean(1)], dim=1)
-        return self.output(pooled_B2d), gate_BC
+        return torch.stack([target_BQd.mean(1), behaviour_BQd.mean(1)], dim=1)
 
-    def _chunks(self, knowledge: Mapping[Side, SideKnowledge]) -> tuple[Tensor, Tensor]:
-        """Work-space chunks of both sides, projected once a distinct entity."""
-        chunks, masks = [], []
-        for side, project in self._projections():
-            known = knowledge[side]
-            chunks.append(project(known.vector_UCD).index_select(0, known.entity_B))
-            masks.append(known.mask_UC.index_select(0, known.entity_B))
-        return torch.cat(chunks, dim=1), torch.cat(masks, dim=1)
-
-    def _projections(self) -> list[tuple[Side, ChunkProjection]]:
-        return [
-            (cast(Side, side), cast(ChunkProjection, project))
-            for side, project in self.project.items()
-        ]
+    def _side_means(self, _query_BQE: Tensor, chunk_BCd: Tensor, mask_BC: Tensor) -> Tensor:
+        """pooled_BXd: the mean of each side's chunks."""
+        chunks = torch.split(chunk_BCd, self._chunks_a_side, dim=1)
+        masks = torch.split(mask_BC, self._chunks_a_side, dim=1)
+        return torch.stack(list(map(masked_mean, chunks, masks)), dim=1)
 
 
 class ESFNet(nn.Module):
@@ -188,16 +173,3 @@ def _queries(fields: Fields) -> Tensor:
     share_B1L = (fields.mask_BL / fields.mask_BL.sum(1, keepdim=True).clamp(min=1))[:, None]
     history_BME = torch.bmm(share_B1L, fields.history_BLME.flatten(2)).view(B, M, E)
     return torch.cat([fields.target_BNE, history_BME, fields.extra_BXE], dim=1)
-
-
-def _whitened_directions(vector_SD: Tensor, width: int) -> Tensor:
-    """The leading principal directions of centred vectors, each scaled to variance 1: [D, O].
-
-    O is `width`, or less where texts vary in fewer directions.
-    """
-    covariance_DD = (vector_SD.T @ vector_SD).double() / len(vector_SD)
-    variance_D, direction_DD = torch.linalg.eigh(covariance_DD)
-    kept_D = variance_D > _SMALLEST_VARIANCE_SHARE * variance_D[-1]
-    kept_D[:-width] = False
-    whitened_DO: Tensor = direction_DD[:, kept_D] / variance_D[kept_D].sqrt()
-    return whitened_DO.flip(1).float()

@@ -1,0 +1,79 @@
+"""What extractors share that read an entity as one vector, the mean of its texts.
+
+Such an extractor adds one field a side, the same for an entity whatever the sample. It is computed
+once a distinct entity of the batch, and could be stored.
+
+Shapes: B batch, U distinct entities, C chunks of one side, D encoder width, E embedding width.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lorecast.config import Side
+from lorecast.models.extractors.chunks import centred_sample, masked_mean
+from lorecast.models.inputs import Fields
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge
+
+
+class EntityMean(nn.Module):
+    """k = s · mean of (k_c − m_c) over the entity's texts, m_c what all texts of a chunk have in
+    common and s such that k has variance 1 a dimension."""
+
+    mean_CD: Tensor
+    scale: Tensor
+
+    def __init__(self, num_chunks: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_CD", torch.zeros(num_chunks, dim))
+        self.register_buffer("scale", torch.ones(()))
+
+    def start_from(self, vectors: ChunkVectors, side: Side) -> None:
+        """Sets m and s."""
+        mean_CD, centred_UCD, mask_UC = centred_sample(vectors, side)
+        variance = masked_mean(centred_UCD, mask_UC)[mask_UC.any(1)].square().mean()
+        self.mean_CD.copy_(mean_CD)
+        if variance > 0:
+            self.scale.copy_(variance.rsqrt())
+
+    def forward(self, known: SideKnowledge) -> Tensor:
+        """entity_UD; 0 where there is no text."""
+        return self.scale * masked_mean(known.vector_UCD - self.mean_CD, known.mask_UC)
+
+
+class EntityExtractor(nn.Module):
+    """One field a side with knowledge: `adapt` of an entity's vector, 0 if it has no text."""
+
+    has_gates = False
+
+    def __init__(self, shape: KnowledgeShape) -> None:
+        super().__init__()
+        self.num_fields = len(shape.sides)
+        self._sides = shape.sides
+        self.entity = nn.ModuleDict(
+            {side: EntityMean(len(shape.chunks(side)), shape.dim) for side in shape.sides}
+        )
+
+    def adapt(self, side: Side, entity_UD: Tensor) -> Tensor:
+        """field_UE of one side's entities."""
+        raise NotImplementedError
+
+    def start_from(self, vectors: ChunkVectors) -> None:
+        """Centres and scales what entities say."""
+        for side in self._sides:
+            mean = self.entity[side]
+            assert isinstance(mean, EntityMean)
+            mean.start_from(vectors, side)
+
+    def forward(
+        self, _fields: Fields, knowledge: Mapping[Side, SideKnowledge]
+    ) -> tuple[Tensor, None]:
+        """(extra_BXE, None)."""
+        extra = []
+        for side in self._sides:
+            known = knowledge[side]
+            field_UE = self.adapt(side, self.entity[side](known))
+            field_UE = field_UE * known.mask_UC.any(1, keepdim=True)
+            extra.append(field_UE.index_select(0, known.entity_B))
+        return torch.stack(extra, dim=1), None
