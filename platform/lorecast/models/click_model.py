@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from lorecast.config import ModelConfig
 from lorecast.data.dataset import FeatureSchema
+from lorecast.models.backbones.autoint import AutoInt
+from lorecast.models.backbones.dcn import DCN, GDCN, DCNv2
+from lorecast.models.backbones.deepfm import DeepFM
+from lorecast.models.backbones.dien import DIEN
 from lorecast.models.backbones.din import DIN
+from lorecast.models.backbones.fibinet import FiBiNet
+from lorecast.models.backbones.fignn import FiGNN
+from lorecast.models.backbones.finalnet import FinalNet
+from lorecast.models.backbones.xdeepfm import XDeepFM
 from lorecast.models.extractors import Extractor
 from lorecast.models.extractors.controls import MoE, Naive, SharedMLP, chunk_mean
 from lorecast.models.extractors.hein import HEIN
@@ -20,7 +28,19 @@ from lorecast.models.features import FeatureEmbedding
 from lorecast.models.inputs import Batch, FieldCounts, Fields
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather, shuffled
 
-_BACKBONES = {"din": DIN}
+_BACKBONES: dict[str, type[nn.Module]] = {
+    "din": DIN,
+    "dien": DIEN,
+    "dcn": DCN,
+    "dcnv2": DCNv2,
+    "deepfm": DeepFM,
+    "xdeepfm": XDeepFM,
+    "autoint": AutoInt,
+    "fibinet": FiBiNet,
+    "fignn": FiGNN,
+    "gdcn": GDCN,
+    "finalnet": FinalNet,
+}
 """Name in the experiment to module: made of (ModelConfig, FieldCounts), Fields to logit_B."""
 _EXTRACTORS: dict[str, Callable[[ModelConfig, KnowledgeShape, FieldCounts], Extractor]] = {
     "kser": KSER,
