@@ -17,6 +17,7 @@ from rich.markdown import Markdown
 from rich.padding import Padding
 
 from lorecast.artifacts import Artifact, StageSpec, build, find
+from lorecast.config import ModelConfig, Strategy
 from lorecast.data.dataset import Dataset
 from lorecast.jobs.pipeline import Pipeline, Trained
 from lorecast.training.metrics import paired_bootstrap
@@ -72,7 +73,7 @@ def _write(folder: Path, pipeline: Pipeline, invocation: str) -> None:
         part
         for part in (
             *_told(knowledge),
-            *_compared(trained, differences),
+            *_compared(pipeline.config.model, trained, differences),
             *_next(pipeline.dataset, registered, invocation),
         )
     )
@@ -144,16 +145,18 @@ def _told(knowledge: Artifact | None) -> Iterator[str]:
     yield f"{texts:,} texts in {fields} fields of knowledge; tokens: {read:,} in, {written:,} out."
 
 
-def _compared(trained: Sequence[Trained], differences: Sequence[Difference]) -> Iterator[str]:
+def _compared(
+    model: ModelConfig, trained: Sequence[Trained], differences: Sequence[Difference]
+) -> Iterator[str]:
     yield "## How well the models predict clicks"
     rows = [
         "| model | valid AUC | test AUC | LogLoss | GAUC | parameters |",
         "|---|---|---|---|---|---|",
     ]
-    for strategy in dict.fromkeys(model.strategy for model in trained):
-        models = [model for model in trained if model.strategy == strategy]
+    for strategy in dict.fromkeys(each.strategy for each in trained):
+        models = [each for each in trained if each.strategy == strategy]
         cells = [
-            _mean_std([model.metric(split, name) for model in models])
+            _mean_std([each.metric(split, name) for each in models])
             for split, name in (
                 ("valid", "auc"),
                 ("test", "auc"),
@@ -162,7 +165,7 @@ def _compared(trained: Sequence[Trained], differences: Sequence[Difference]) -> 
             )
         ]
         parameters = f"{models[0].artifact.facts['parameters']:,}"
-        rows.append(f"| {_NAMES[strategy]} | {' | '.join(cells)} | {parameters} |")
+        rows.append(f"| {_model_name(model, strategy)} | {' | '.join(cells)} | {parameters} |")
     yield "\n".join(rows)
     for difference in differences:
         yield (
@@ -172,7 +175,14 @@ def _compared(trained: Sequence[Trained], differences: Sequence[Difference]) -> 
         )
 
 
-_NAMES = {"base": "DIN (base)", "all_parameters": "DIN + KSER (all parameters)"}
+def _model_name(model: ModelConfig, strategy: Strategy) -> str:
+    backbone, extractor = model.backbone.upper(), model.extractor.upper()
+    names: dict[Strategy, str] = {
+        "base": f"{backbone} (base)",
+        "all_parameters": f"{backbone} + {extractor} (all parameters)",
+        "extractor_only": f"{backbone}, frozen, + {extractor} (extractor only)",
+    }
+    return names[strategy]
 
 
 def _mean_std(values: Sequence[float]) -> str:

@@ -56,11 +56,12 @@ def run_all(
         for strategy, seed in models
     ]
     specs = [_spec(config.name, recipe, dataset, vectors) for recipe in recipes]
-    missing = [
-        (recipe, spec)
-        for recipe, spec in zip(recipes, specs, strict=True)
-        if find(workspace, spec) is None
-    ]
+    # Backbones come before what is built on them.
+    bases = [recipe.base for recipe in recipes if recipe.is_residual]
+    wanted = [(recipe, _spec(config.name, recipe, dataset, None)) for recipe in bases]
+    wanted += zip(recipes, specs, strict=True)
+    once = {spec.fingerprint: (recipe, spec) for recipe, spec in wanted}
+    missing = [(recipe, spec) for recipe, spec in once.values() if find(workspace, spec) is None]
     if missing:
         uses_knowledge = any(recipe.uses_knowledge for recipe, _ in missing)
         if vectors is not None and uses_knowledge:
@@ -74,6 +75,8 @@ def _spec(name: str, recipe: Recipe, dataset: Dataset, vectors: VectorsTable | N
     if recipe.uses_knowledge:
         assert vectors is not None, "a model with knowledge needs vectors"
         inputs["vectors"] = Artifact.open(vectors.path).fingerprint
+    if recipe.is_residual:
+        inputs["base"] = _spec(name, recipe.base, dataset, None).fingerprint
     return StageSpec(
         stage=STAGE, name=f"{name}-{recipe.label}", identity=recipe.identity(), inputs=inputs
     )
@@ -99,7 +102,9 @@ def _train(
         "workspace": workspace,
         "dataset": dataset.path.resolve(),
         "vectors": vectors and vectors.path.resolve(),
-        "missing": missing,
+        "missing": [
+            (recipe, spec, _base_folder(config, recipe, dataset)) for recipe, spec in missing
+        ],
         "threads": config.compute.threads,
     }
     resources = {"CPU": float(config.compute.threads or 1)}
@@ -122,6 +127,14 @@ def _train(
         raise _ours(error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> Path | None:
+    """Where the backbone lies, or will lie, that an extractor is trained for."""
+    if not recipe.is_residual:
+        return None
+    workspace = Path(config.compute.workspace).resolve()
+    return _spec(config.name, recipe.base, dataset, None).folder(workspace)
 
 
 def _ours(error: Exception) -> LorecastError:
@@ -149,8 +162,11 @@ def _work(task: Mapping[str, Any]) -> None:
     vectors = VectorsTable.open(task["vectors"]) if task["vectors"] else None
     splits = Splits.load(dataset, vectors, shard=rank, num_shards=world, device=device)
 
-    def fit(recipe: Recipe) -> TrainedModel | None:
-        model = new_model(recipe, dataset, vectors if recipe.uses_knowledge else None, device)
+    def fit(recipe: Recipe, base: Path | None) -> TrainedModel | None:
+        if base is not None and world > 1:
+            torch.distributed.barrier()  # rank 0 may have to write the backbone first
+        of_recipe = vectors if recipe.uses_knowledge else None
+        model = new_model(recipe, dataset, of_recipe, device, base)
         figures: dict[str, float] = {"epoch": 1}
         wire.begin(f"train {recipe.label}", len(splits.train) * world * recipe.training.epochs)
         return train(
@@ -161,11 +177,11 @@ def _work(task: Mapping[str, Any]) -> None:
             on_epoch=lambda epoch: figures.update(epoch=epoch.epoch + 1, valid_auc=epoch.valid.auc),
         )
 
-    for recipe, spec in task["missing"]:
+    for recipe, spec, base in task["missing"]:
         if rank > 0:
-            fit(recipe)
+            fit(recipe, base)
             continue
         with build(task["workspace"], spec) as draft:
-            trained = fit(recipe)
+            trained = fit(recipe, base)
             assert trained is not None, "rank 0 measures"
             draft.facts.update(write(draft.path, trained, splits, dataset))

@@ -107,6 +107,19 @@ def test_artifacts_show_how_training_went(trained: list[Artifact]) -> None:
     assert (kser.path / "gates.png").exists()
 
 
+def test_an_extractor_is_trained_for_the_backbone_of_its_seed(
+    workspace: Path, dataset: Dataset, vectors: VectorsTable
+) -> None:
+    config = _config(workspace, "training.learning_rate=0.002")
+    [only] = train.run_all(config, dataset, vectors, [("extractor_only", 0)], Console(quiet=True))
+    base = train.run(config, dataset, None, "base", 0, Console(quiet=True))
+    assert only.manifest["inputs"]["base"] == base.fingerprint, "it was trained first"
+    theirs, ours = (load_file(each.path / "weights.safetensors") for each in (base, only))
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    assert only.facts["trained_parameters"] < only.facts["parameters"]
+    assert only.facts["metrics"]["valid"]["auc"] >= base.facts["metrics"]["valid"]["auc"]
+
+
 def test_a_second_run_trains_nothing(
     trained: list[Artifact],
     workspace: Path,

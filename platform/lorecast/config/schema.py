@@ -17,7 +17,7 @@ class _Execution:
 EXECUTION = _Execution()
 
 Side = Literal["user", "item"]
-Strategy = Literal["base", "all_parameters"]
+Strategy = Literal["base", "all_parameters", "extractor_only"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -482,7 +482,7 @@ class TrainingConfig(Section):
     """How models are trained and compared."""
 
     strategies: tuple[Strategy, ...] = Field(
-        ("base", "all_parameters"), min_length=1, description="trained and compared by `run`"
+        ("base", "all_parameters"), min_length=1, description="base, all_parameters, extractor_only"
     )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one model a strategy and seed")
     epochs: Positive = Field(20, description="at most so many passes")
@@ -565,3 +565,13 @@ class ExperimentConfig(Section):
     registry: RegistryConfig = Field(RegistryConfig(), description="MLflow")
     serving: ServingConfig = Field(ServingConfig(), description="HTTP endpoint")
     compute: ComputeConfig = Field(ComputeConfig(), description="resources and places")
+
+    @model_validator(mode="after")
+    def _strategies_fit_the_extractor(self) -> Self:
+        shifts = self.model.extractor == "kser" and self.model.kser.align
+        if "extractor_only" in self.training.strategies and not shifts:
+            raise ValueError(
+                "training.strategies has 'extractor_only', for which model.extractor must be "
+                "'kser' with model.kser.align: others add fields that a trained backbone lacks"
+            )
+        return self

@@ -75,7 +75,12 @@ class Scorer:
         bundle = Bundle.open(folder)
         try:
             users, items = bundle.entities("user"), bundle.entities("item")
-            model = ClickModel(bundle.model, bundle.schema, bundle.knowledge)
+            model = ClickModel(
+                bundle.model,
+                bundle.schema,
+                bundle.knowledge,
+                residual=bundle.strategy == "extractor_only",
+            )
             model.attach(
                 bundle.feature_codes("item", items),
                 bundle.feature_codes("user", users),

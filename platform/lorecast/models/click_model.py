@@ -3,13 +3,14 @@
 Shapes: B batch, C chunks of knowledge.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lorecast.config import ModelConfig
+from lorecast.config import ModelConfig, Side
 from lorecast.data.dataset import FeatureSchema
 from lorecast.models.backbones.autoint import AutoInt
 from lorecast.models.backbones.dcn import DCN, GDCN, DCNv2
@@ -26,7 +27,7 @@ from lorecast.models.extractors.hein import HEIN
 from lorecast.models.extractors.kser import KSER
 from lorecast.models.features import FeatureEmbedding
 from lorecast.models.inputs import Batch, FieldCounts, Fields
-from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather, shuffled
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, gather, shuffled
 
 _BACKBONES: dict[str, type[nn.Module]] = {
     "din": DIN,
@@ -58,10 +59,19 @@ class ClickModel(nn.Module):
 
     Call `attach` before the first batch: what it sets is data, not weights, and stays out of
     `state_dict`.
+
+    Two forms. *Pooled*: the extractor adds fields, and everything is trained. *Residual* (KSER
+    only): it shifts the fields of a trained backbone, which stays as it is, weights and statistics;
+    before the first step the shift is zero, so the model scores like that backbone, bit for bit.
     """
 
     def __init__(
-        self, config: ModelConfig, schema: FeatureSchema, knowledge: KnowledgeShape | None
+        self,
+        config: ModelConfig,
+        schema: FeatureSchema,
+        knowledge: KnowledgeShape | None,
+        *,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.features = FeatureEmbedding(schema, config.embedding_dim)
@@ -69,9 +79,15 @@ class ClickModel(nn.Module):
         self.extractor = (
             _EXTRACTORS[config.extractor](config, knowledge, counts) if knowledge else None
         )
-        if self.extractor:
+        if self.extractor and not residual:
             counts = counts._replace(extra=counts.extra + self.extractor.num_fields)
         self.backbone = _BACKBONES[config.backbone](config, counts)
+        self._residual = residual
+        if residual:
+            assert isinstance(self.extractor, KSER), "the residual form is KSER's"
+            self.extractor.start_at_zero()
+            for module in self._frozen:
+                module.requires_grad_(False)
         self.knowledge = knowledge
         self._shuffle = config.shuffle_knowledge
         self._vectors: ChunkVectors | None = None
@@ -80,6 +96,24 @@ class ClickModel(nn.Module):
     def has_gates(self) -> bool:
         """True if `gates` can be asked: the extractor weighs each chunk."""
         return self.extractor is not None and self.extractor.has_gates
+
+    @property
+    def _frozen(self) -> tuple[nn.Module, ...]:
+        return (self.features, self.backbone) if self._residual else ()
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def load_backbone(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the weights of a bare backbone of the same experiment (residual form)."""
+        assert self._residual, "a pooled model starts from the seed"
+        unused = self.load_state_dict(dict(state), strict=False)
+        assert not unused.unexpected_keys, "the weights are a bare backbone's"
+        assert all(name.startswith("extractor.") for name in unused.missing_keys)
 
     def attach(
         self,
@@ -105,7 +139,10 @@ class ClickModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """logit_B."""
         fields = self.features(batch)
-        if self.extractor:
+        if self._residual:
+            assert isinstance(self.extractor, KSER)
+            fields = self.extractor.shift(fields, self._known(batch))
+        elif self.extractor:
             extra_BXE, _ = self._extract(fields, batch)
             fields = fields.with_extra(extra_BXE)
         logit_B: Tensor = self.backbone(fields)
@@ -119,6 +156,9 @@ class ClickModel(nn.Module):
 
     def _extract(self, fields: Fields, batch: Batch) -> tuple[Tensor, Tensor | None]:
         assert self.extractor
+        return self.extractor(fields, self._known(batch))
+
+    def _known(self, batch: Batch) -> Mapping[Side, SideKnowledge]:
         assert self.knowledge
         assert self._vectors, "attach the vectors first"
-        return self.extractor(fields, gather(self._vectors, self.knowledge, batch))
+        return gather(self._vectors, self.knowledge, batch)

@@ -50,10 +50,16 @@ class Fit:
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
+    """0: no epoch was better than the start."""
+    start: Metrics | None = None
+    """Of validation before the first step, where the start is a candidate."""
 
     @property
     def valid(self) -> Metrics:
         """The best epoch's figures."""
+        if self.best_epoch == 0:
+            assert self.start is not None
+            return self.start
         return self.epochs[self.best_epoch - 1].valid
 
     @property
@@ -70,11 +76,13 @@ def fit(
     config: TrainingConfig,
     *,
     seed: int,
+    keeps_start: bool = False,
     on_rows: Callable[[int], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Fit:
     """Trains until validation AUC has not risen for `config.patience` epochs.
 
+    `keeps_start`: the model as it comes is a candidate, too, so that it cannot get worse.
     `on_rows` hears how many rows this process has trained since its last call; `on_epoch` is
     called on rank 0, which alone knows the epochs. Raises TrainingError if the loss is no number.
     """
@@ -85,10 +93,17 @@ def fit(
     shuffle = torch.Generator().manual_seed(seed + workers.rank)
     forward = workers.share(model)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     epochs: list[Epoch] = []
-    best_epoch, best_state = 0, dict[str, Tensor]()
+    best_epoch, best_auc, best_state = 0, -math.inf, dict[str, Tensor]()
+    start = None
+    if keeps_start and workers.rank == 0:
+        start = valid.metrics(predict(model, valid.rows))
+        best_auc, best_state = start.auc, _copy(model)
     for number in range(1, config.epochs + 1):
         started_s = time.monotonic()
         order = torch.randperm(len(train), generator=shuffle)
@@ -112,14 +127,17 @@ def fit(
             )
             epochs.append(epoch)
             on_epoch(epoch)
-            if not best_epoch or valid_figures.auc > epochs[best_epoch - 1].valid.auc:
-                best_epoch = number
-                best_state = {name: value.clone() for name, value in model.state_dict().items()}
+            if valid_figures.auc > best_auc:
+                best_epoch, best_auc, best_state = number, valid_figures.auc, _copy(model)
         if workers.any(number - best_epoch >= config.patience and workers.rank == 0):
             break
     if best_state:
         model.load_state_dict(best_state)
-    return Fit(epochs=tuple(epochs), best_epoch=best_epoch)
+    return Fit(epochs=tuple(epochs), best_epoch=best_epoch, start=start)
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def predict(model: ClickModel, rows: Batch) -> NDArray[np.float32]:

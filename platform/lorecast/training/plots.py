@@ -27,7 +27,7 @@ def curves(fit: Fit, path: Path, title: str) -> None:
             axes.axvline(fit.best_epoch, color=INK, lw=0.8, ls=":", zorder=0)
             axes.grid(axis="y")
             axes.set_xlabel("epoch (dotted: chosen)")
-            axes.set_xlim(0.5, max(epochs) + 0.5)
+            axes.set_xlim(min(1, fit.best_epoch) - 0.5, max(epochs) + 0.5)
             axes.xaxis.get_major_locator().set_params(integer=True)
 
 

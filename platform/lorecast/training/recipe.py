@@ -1,6 +1,6 @@
 """Which model is trained, and how. Free of torch: a stage asks it for a fingerprint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorecast.config import ModelConfig, Strategy, TrainingConfig
@@ -23,6 +23,16 @@ class Recipe:
     @property
     def uses_knowledge(self) -> bool:
         return self.strategy != "base"
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether the extractor shifts a backbone that is trained before and stays as it is."""
+        return self.strategy == "extractor_only"
+
+    @property
+    def base(self) -> "Recipe":
+        """The bare backbone with the same seed."""
+        return replace(self, strategy="base")
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained model, inputs apart. The bare backbone ignores extractors."""

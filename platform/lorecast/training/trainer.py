@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lorecast.artifacts import write_json
 from lorecast.data.dataset import Dataset
@@ -29,6 +29,8 @@ from lorecast.training.loop import Epoch, Fit, fit, mean_gates, predict
 from lorecast.training.metrics import Metrics
 from lorecast.training.recipe import Recipe
 from lorecast.training.splits import Splits
+
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,22 @@ def new_model(
     dataset: Dataset,
     vectors: VectorsTable | None,
     device: torch.device | None = None,
+    base: Path | None = None,
 ) -> ClickModel:
-    """The recipe's model with the start values of its seed, attached to the dataset."""
+    """The recipe's model with the start values of its seed, attached to the dataset.
+
+    `base`: folder of the trained bare backbone (strategy extractor_only).
+    """
     assert (vectors is not None) == recipe.uses_knowledge
+    assert (base is not None) == recipe.is_residual
     torch.manual_seed(recipe.seed)
-    model = ClickModel(recipe.model, dataset.schema, knowledge_shape(vectors))
+    model = ClickModel(
+        recipe.model, dataset.schema, knowledge_shape(vectors), residual=recipe.is_residual
+    )
     model.attach(dataset.feature_codes("item"), dataset.feature_codes("user"), vectors)
     model.start_from_vectors()
+    if base is not None:
+        model.load_backbone(load_file(base / WEIGHTS))
     return model.to(device)
 
 
@@ -80,6 +91,7 @@ def train(
         splits.valid,
         recipe.training,
         seed=recipe.seed,
+        keeps_start=recipe.is_residual,
         on_rows=on_rows,
         on_epoch=on_epoch,
     )
@@ -99,7 +111,7 @@ def write(folder: Path, trained: TrainedModel, splits: Splits, dataset: Dataset)
     """Writes the files of a trained model; returns its facts."""
     recipe, model, shape = trained.recipe, trained.model, trained.model.knowledge
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, folder / "weights.safetensors")
+    save_file(state, folder / WEIGHTS)
     write_json(
         folder / "model.json",
         {
@@ -139,4 +151,7 @@ def write(folder: Path, trained: TrainedModel, splits: Splits, dataset: Dataset)
         "seconds": round(sum(epoch.train_s for epoch in trained.fit.epochs), 3),
         "rows_per_second": round(trained.fit.rows_per_second, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained_parameters": sum(
+            parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+        ),
     }

@@ -2,7 +2,8 @@
 
 After Wang et al. 2025 (arXiv 2508.07223), which prints no equations; these are our reading. A chunk
 is one text (one factor of one field). Pooled form: two more fields for any backbone, one from the
-queries of the target's fields, one from those of the history and the user.
+queries of the target's fields, one from those of the history and the user. Residual form: every
+field of a frozen backbone is shifted by what its own query read.
 
 Shapes: B batch, C chunks of both sides in a row, F fields of knowledge, d work width, X extra
 fields, Q queries (the recommender's fields), E their width, h heads.
@@ -60,19 +61,54 @@ class KSER(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """(extra_BXE, gate_BC). A gate is 0 where there is no text."""
         query_BQE = _queries(fields)
-        chunk_BCd, mask_BC = self.project(knowledge)
-        gate_BC = None
-        if self.filter is not None:
-            gate_BC = self.filter(chunk_BCd, mask_BC, query_BQE.detach().flatten(1))
-            chunk_BCd = chunk_BCd * gate_BC[:, :, None]
-        pool = self._aligned if self.align else self._side_means
+        chunk_BCd, mask_BC, gate_BC = self._weighed(query_BQE, knowledge)
+        pool = self._pooled if self.align else self._side_means
         return self.output(pool(query_BQE, chunk_BCd, mask_BC)), gate_BC
 
+    def start_at_zero(self) -> None:
+        """Makes the shift of the residual form zero."""
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def shift(self, fields: Fields, knowledge: Mapping[Side, SideKnowledge]) -> Fields:
+        """The fields, each moved by what its own query read: the residual form.
+
+        Every real step of the history takes the shift of its averaged field.
+        """
+        query_BQE = _queries(fields)
+        chunk_BCd, mask_BC, _ = self._weighed(query_BQE, knowledge)
+        shift_BQE = self.output(self._aligned(query_BQE, chunk_BCd, mask_BC))
+        num_history = fields.history_BLME.shape[2]
+        target_BNE, history_BME, extra_BXE = shift_BQE.tensor_split(
+            [self._num_target, self._num_target + num_history], dim=1
+        )
+        real_BL11 = fields.mask_BL[:, :, None, None]
+        return fields._replace(
+            target_BNE=fields.target_BNE + target_BNE,
+            history_BLME=fields.history_BLME + history_BME[:, None] * real_BL11,
+            extra_BXE=fields.extra_BXE + extra_BXE,
+        )
+
+    def _weighed(
+        self, query_BQE: Tensor, knowledge: Mapping[Side, SideKnowledge]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(chunk_BCd, mask_BC, gate_BC): the chunks, each times its gate."""
+        chunk_BCd, mask_BC = self.project(knowledge)
+        if self.filter is None:
+            return chunk_BCd, mask_BC, None
+        gate_BC = self.filter(chunk_BCd, mask_BC, query_BQE.detach().flatten(1))
+        return chunk_BCd * gate_BC[:, :, None], mask_BC, gate_BC
+
     def _aligned(self, query_BQE: Tensor, chunk_BCd: Tensor, mask_BC: Tensor) -> Tensor:
-        """pooled_B2d: what the target's queries read, and what the others do."""
+        """aligned_BQd: what each query read."""
         aligned_BQd = query_BQE
         for layer in self.align:
             aligned_BQd = layer(aligned_BQd, chunk_BCd, mask_BC)
+        return aligned_BQd
+
+    def _pooled(self, query_BQE: Tensor, chunk_BCd: Tensor, mask_BC: Tensor) -> Tensor:
+        """pooled_B2d: what the target's queries read, and what the others do."""
+        aligned_BQd = self._aligned(query_BQE, chunk_BCd, mask_BC)
         target_BQd, behaviour_BQd = aligned_BQd.tensor_split([self._num_target], dim=1)
         return torch.stack([target_BQd.mean(1), behaviour_BQd.mean(1)], dim=1)
 
