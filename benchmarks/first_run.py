@@ -42,7 +42,7 @@ def measure() -> Outcome:
             "second_run_s": round(again_s, 1),
             "second_run_stages": [{k: stage[k] for k in ("stage", "cached")} for stage in stages],
             "test_s": round(test_s, 1),
-            "tests": tail.strip().splitlines()[-1],
+            "tests": next(line for line in reversed(tail.splitlines()) if " passed" in line),
         },
     )
 

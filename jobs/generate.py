@@ -12,11 +12,8 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -30,11 +27,10 @@ import pyarrow.parquet as pq
 from lorecast.artifacts import Artifact, Draft, StageSpec, build, find, fingerprint_files
 from lorecast.config import ExperimentConfig, ImportedField
 from lorecast.data.dataset import Dataset
-from lorecast.errors import EngineError
 from lorecast.jobs import engines
-from lorecast.jobs.asking import MakeEngine, Origin, Tally
-from lorecast.jobs.blocks import write_blocks
+from lorecast.jobs.asking import MakeEngine
 from lorecast.jobs.console import Console
+from lorecast.jobs.spending import PROMPTS_FOLDER, WANTED_FILE, Account, Planned
 from lorecast.knowledge import rows, store
 from lorecast.knowledge.answers import RETRIED, check_language
 from lorecast.knowledge.groups import (
@@ -47,19 +43,15 @@ from lorecast.knowledge.groups import (
     saved_files,
 )
 from lorecast.knowledge.imports import import_digest, import_texts
-from lorecast.knowledge.joining import WANTED, knowledge_rows
+from lorecast.knowledge.joining import knowledge_rows
 from lorecast.knowledge.language_model import LanguageModel
 from lorecast.knowledge.leakage import check_prompts
-from lorecast.knowledge.plan import SCHEMA as PROMPTS
 from lorecast.knowledge.plan import SIDES, Plan, Question, liked_from, questions
 from lorecast.knowledge.representation import Embed
 from lorecast.knowledge.store import KnowledgeStore, StoreIndex
 
 _NUM_SAMPLES = 3
 _ADVICE = {"truncated": "; a larger knowledge.llm.max_tokens lets the model finish"}
-_WANTED = "wanted.parquet"
-_WANTED_SCHEMA = pa.schema([column for column in PROMPTS if column.name in WANTED])
-_BLOCK_ENTITIES = 512
 _JOIN_ROWS = 2048
 _DECISIVE = ["side", "row", "field", "chunk", "text", "status", "history_end", "weight"]
 """What vectors are made from."""
@@ -100,7 +92,7 @@ def run(
         if model is not None:
             if any(question.side == "user" for question in asked):
                 check_prompts(dataset)
-            ask = _Asking(config, model, make_engine, knowledge_store, draft, console)
+            ask = Account(config, model, make_engine, knowledge_store, draft, console)
             seeds = _seeds(config, dataset, asked, ask)
             groups = collective_groups(config, dataset, asked, seeds, embed)
             for name, of_field in groups.items():
@@ -110,8 +102,8 @@ def run(
             planned = ask(plan)
             joined = _join(plan, planned, knowledge_store, draft)
         _write(config, chain(joined, imported), asked, draft)
-        shutil.rmtree(draft.path / "prompts", ignore_errors=True)
-        (draft.path / _WANTED).unlink(missing_ok=True)
+        shutil.rmtree(draft.path / PROMPTS_FOLDER, ignore_errors=True)
+        (draft.path / WANTED_FILE).unlink(missing_ok=True)
         _warn(draft.facts, console)
     return Artifact.open(draft.path)
 
@@ -216,134 +208,8 @@ def _import(config: ExperimentConfig, dataset: Dataset, draft: Draft) -> list[pa
     return tables
 
 
-@dataclass
-class _Planned:
-    """What planning came to."""
-
-    blocks: list[Path]
-    """Prompts of the missing keys."""
-    wanted: dict[str, int]
-    """Prompts by field."""
-    missing: dict[str, int]
-    """Of these, to be asked."""
-    shown: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
-    """The first prompts of each side, to pick samples from."""
-
-
-@dataclass
-class _Asking:
-    """Puts plans to the engine, within the error budget; adds up facts of counts and speed."""
-
-    config: ExperimentConfig
-    model: LanguageModel
-    make_engine: MakeEngine | None
-    store: KnowledgeStore
-    draft: Draft
-    console: Console
-    asked: dict[str, int] = dataclasses.field(default_factory=dict)
-    """Prompts by field, of all plans so far."""
-    done: Tally = dataclasses.field(default_factory=Tally)
-    seconds: float = 0.0
-    """With engines, their start included."""
-    plan_seconds: float = 0.0
-
-    def __call__(self, plan: Plan) -> _Planned:
-        """Asks for what the store lacks; the wanted keys lie in the draft's wanted.parquet."""
-        started_s = time.monotonic()
-        planned = self._plan(plan)
-        self.plan_seconds += time.monotonic() - started_s
-        for name, missing in planned.missing.items():
-            self.asked[name] = self.asked.get(name, 0) + missing
-        if planned.blocks:
-            started_s = time.monotonic()
-            self._ask(planned)
-            self.seconds += time.monotonic() - started_s
-        self._describe(planned)
-        return planned
-
-    def _plan(self, plan: Plan) -> _Planned:
-        index = self.store.index()
-        counts = dict.fromkeys((question.field for question in plan.questions), 0)
-        planned = _Planned(blocks=[], wanted=dict(counts), missing=dict(counts))
-
-        def missing(writer: pq.ParquetWriter) -> Iterator[pa.Table]:
-            with self.console.progress("plan", plan.num_prompts) as task:
-                for block in plan.blocks(_BLOCK_ENTITIES):
-                    writer.write_table(block.select(WANTED))
-                    planned.shown.setdefault(block["side"][0].as_py(), block)
-                    lacking = block.filter(pa.array(~index.is_answered(block["key"])))
-                    for total, table in ((planned.wanted, block), (planned.missing, lacking)):
-                        for number in pc.value_counts(table["field"]).to_pylist():
-                            total[number["values"]] += number["counts"]
-                    task.advance(block.num_rows)
-                    yield lacking
-
-        folder = self.draft.path / "prompts"
-        shutil.rmtree(folder, ignore_errors=True)
-        with pq.ParquetWriter(self.draft.path / _WANTED, _WANTED_SCHEMA) as writer:
-            planned.blocks = write_blocks(missing(writer), folder, self.config.compute.engine_batch)
-        for name, wanted in planned.wanted.items():
-            lacking = planned.missing[name]
-            if 0 < lacking < wanted:
-                self.console.note(
-                    f"{name}: {wanted - lacking:,} of {wanted:,} stored, {lacking:,} to ask"
-                )
-        return planned
-
-    def _ask(self, planned: _Planned) -> None:
-        knowledge, compute = self.config.knowledge, self.config.compute
-        total = sum(planned.missing.values())
-        failed_before = self.done.failed
-        origin = Origin(
-            model=self.model.source, run_id=uuid.uuid4().hex, language=knowledge.llm.language
-        )
-        answered = engines.answers(
-            self.config, planned.blocks, self.model, self.store, origin, self.make_engine
-        )
-        with closing(answered), self.console.progress("generate", total) as task:
-            for counts in answered:
-                self.done.add(counts)
-                failed = self.done.failed - failed_before
-                engine_s = max(self.done.engine_seconds / compute.engines, 1e-3)
-                task.advance(
-                    counts.asked,
-                    failed=failed,
-                    **{"tokens/s": round(self.done.output_tokens / engine_s)},
-                )
-                if failed > knowledge.error_budget * total:
-                    raise EngineError(
-                        f"{failed:,} of {self.done.asked:,} prompts failed, and "
-                        f"knowledge.error_budget allows {knowledge.error_budget:.1%} of "
-                        f"{total:,}; the first: {self.done.reason}. All other answers are stored: "
-                        "mend the cause and run again"
-                    )
-
-    def _describe(self, planned: _Planned) -> None:
-        facts = {
-            "fields_asked": {
-                name: {"wanted": wanted, "asked": self.asked[name]}
-                for name, wanted in planned.wanted.items()
-            },
-            "generated": self.done.asked,
-            "reused": sum(planned.wanted.values()) - self.done.asked,
-            "plan_seconds": round(self.plan_seconds, 3),
-        }
-        if self.done.asked:
-            engine_s = max(self.done.engine_seconds / self.config.compute.engines, 1e-3)
-            facts |= {
-                "seconds": round(self.seconds, 3),
-                "rows_per_second": round(self.done.asked / self.seconds, 1),
-                "engine_seconds": round(engine_s, 3),
-                "engine_rows_per_second": round(self.done.asked / engine_s, 1),
-                "engine_tokens_per_second": round(self.done.output_tokens / engine_s, 1),
-                "paid_prompt_tokens": self.done.prompt_tokens,
-                "paid_output_tokens": self.done.output_tokens,
-            }
-        self.draft.facts.update(facts)
-
-
 def _seeds(
-    config: ExperimentConfig, dataset: Dataset, asked: Sequence[Question], ask: _Asking
+    config: ExperimentConfig, dataset: Dataset, asked: Sequence[Question], ask: Account
 ) -> dict[str, Seeds]:
     """Individual answers about items, for the fields whose groups are made from knowledge."""
     needed = {factor for q in asked if _is_by_knowledge(q) for factor in q.factors}
@@ -385,13 +251,13 @@ def _is_by_knowledge(question: Question) -> bool:
 
 
 def _join(
-    plan: Plan, planned: _Planned, knowledge_store: KnowledgeStore, draft: Draft
+    plan: Plan, planned: Planned, knowledge_store: KnowledgeStore, draft: Draft
 ) -> Iterator[pa.Table]:
     """The generated fields' rows."""
     index = knowledge_store.index()
     draft.facts["samples"] = _samples(index, planned.shown)
     # Buffering ahead would hold the whole file.
-    with pq.ParquetFile(draft.path / _WANTED, pre_buffer=False) as wanted:
+    with pq.ParquetFile(draft.path / WANTED_FILE, pre_buffer=False) as wanted:
         batches = (pa.Table.from_batches([b]) for b in wanted.iter_batches(_JOIN_ROWS))
         yield from knowledge_rows(batches, index, plan.questions, plan.groups, plan.dataset)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lorecast.config import ExperimentConfig, describe_fields, dump_config, load_config
-from lorecast.config.schema import Section
+from lorecast.config.section import Section
 from lorecast.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

@@ -1,28 +1,29 @@
 """The experiment file: schema, loading, description."""
 
-from lorecast.config.loading import describe_fields, dump_config, load_config, load_experiment
-from lorecast.config.schema import (
-    CollectiveConfig,
-    ComputeConfig,
+from lorecast.config.dataset import (
     DatasetConfig,
-    EncodingConfig,
     EntityColumns,
-    ExperimentConfig,
-    GeneratedField,
-    HEINConfig,
-    ImportedField,
     InteractionColumns,
+    SplitConfig,
+)
+from lorecast.config.knowledge import (
+    CollectiveConfig,
+    EncodingConfig,
+    GeneratedField,
+    ImportedField,
     KnowledgeConfig,
-    KSERConfig,
     LLMConfig,
-    ModelConfig,
+)
+from lorecast.config.loading import describe_fields, dump_config, load_config, load_experiment
+from lorecast.config.model import HEINConfig, KSERConfig, ModelConfig
+from lorecast.config.schema import (
+    ComputeConfig,
+    ExperimentConfig,
     RegistryConfig,
     ServingConfig,
-    Side,
-    SplitConfig,
-    Strategy,
     TrainingConfig,
 )
+from lorecast.config.section import Side, Strategy
 
 __all__ = [
     "CollectiveConfig",

@@ -1,0 +1,154 @@
+"""The click model: backbone, extractor, and the keys of each."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lorecast.config.section import Fraction, Positive, Section
+
+
+class KSERConfig(Section):
+    """ESFNet and attention alignment (KSER)."""
+
+    dim: Positive = Field(32, description="width of the work space, d")
+    heads: Positive = Field(4, description="attention heads")
+    layers: Positive = Field(1, description="attention layers")
+    gate_hidden: Positive = Field(128, description="hidden width of ESFNet")
+    dropout: Fraction = Field(0.1, description="dropout in attention and feed-forward")
+    gate: bool = Field(True, description="false: without ESFNet, every chunk as it is")
+    align: bool = Field(True, description="false: without attention, the mean of a side's chunks")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError("model.kser.dim must be a multiple of model.kser.heads")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        identity = super().identity()
+        for part in ("gate", "align"):
+            if identity[part]:
+                del identity[part]
+        return identity
+
+
+class HEINConfig(Section):
+    """Experts (HEIN, KAR's hybrid-expert adaptor)."""
+
+    shared: Positive = Field(2, description="experts that both sides use")
+    dedicated: Positive = Field(6, description="experts of one side, for each side")
+    hidden: Positive = Field(128, description="hidden width of an expert")
+    dropout: Fraction = Field(0.0, description="dropout in experts")
+
+
+class DIENConfig(Section):
+    """Interest evolution."""
+
+    evolution: Literal["gru", "aigru", "agru", "augru"] = Field(
+        "aigru",
+        description="where attention enters the second GRU: after it (gru), at its input (aigru), "
+        "as its update gate (agru) or scaling that (augru)",
+    )
+
+
+class CrossConfig(Section):
+    """The cross network of DCN and what came of it."""
+
+    layers: Positive = Field(3, description="cross layers")
+
+
+class XDeepFMConfig(Section):
+    """Compressed interactions."""
+
+    maps: tuple[Positive, ...] = Field((50, 50), min_length=1, description="feature maps a layer")
+
+
+class AutoIntConfig(Section):
+    """Self-attention over fields."""
+
+    layers: Positive = Field(3, description="attention layers")
+    heads: Positive = Field(1, description="attention heads")
+    width: Positive = Field(64, description="width of a field after a layer")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError("model.autoint.width must be a multiple of model.autoint.heads")
+        return self
+
+
+class FiGNNConfig(Section):
+    """Messages between fields."""
+
+    steps: Positive = Field(2, description="rounds of messages")
+
+
+_WITH_MLP = ("din", "dien", "dcn", "dcnv2", "deepfm", "xdeepfm", "fibinet", "gdcn", "finalnet")
+_READ_BY = {
+    "attention_hidden": ("din", "dien"),
+    "mlp_hidden": _WITH_MLP,
+    "dropout": _WITH_MLP,
+    "dien": ("dien",),
+    "cross": ("dcn", "dcnv2", "gdcn"),
+    "xdeepfm": ("xdeepfm",),
+    "autoint": ("autoint",),
+    "fignn": ("fignn",),
+}
+"""Keys of the model that only these backbones read; they are no part of another one's identity."""
+
+
+class ModelConfig(Section):
+    """The click model."""
+
+    backbone: Literal[
+        "din",
+        "dien",
+        "dcn",
+        "dcnv2",
+        "deepfm",
+        "xdeepfm",
+        "autoint",
+        "fibinet",
+        "fignn",
+        "gdcn",
+        "finalnet",
+    ] = Field("din", description="interaction part")
+    embedding_dim: Positive = Field(32, description="width of a feature embedding, E")
+    attention_hidden: tuple[Positive, ...] = Field(
+        (32, 16), description="attention MLP of DIN, DIEN"
+    )
+    mlp_hidden: tuple[Positive, ...] = Field(
+        (200, 80), description="head MLP and deep network (all but AutoInt, FiGNN)"
+    )
+    dropout: Fraction = Field(0.0, description="dropout in the head MLP")
+    dien: DIENConfig = Field(DIENConfig(), description="backbone: dien")
+    cross: CrossConfig = Field(CrossConfig(), description="backbone: dcn, dcnv2, gdcn")
+    xdeepfm: XDeepFMConfig = Field(XDeepFMConfig(), description="backbone: xdeepfm")
+    autoint: AutoIntConfig = Field(AutoIntConfig(), description="backbone: autoint")
+    fignn: FiGNNConfig = Field(FiGNNConfig(), description="backbone: fignn")
+    extractor: Literal["kser", "hein", "moe", "mlp", "naive", "mean"] = Field(
+        "kser", description="how vectors become features; moe, mlp, naive, mean: plainer controls"
+    )
+    kser: KSERConfig = Field(KSERConfig(), description="extractor: kser; mean uses its dim")
+    hein: HEINConfig = Field(HEINConfig(), description="extractor: hein, moe, mlp (its experts)")
+    shuffle_knowledge: bool = Field(
+        False, description="a control: entities get each other's texts, always the same ones"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What the extractor does not read is left out. `extractor` and `kser` alone say how
+        knowledge is used; a bare backbone drops these two."""
+        identity = super().identity()
+        for key, backbones in _READ_BY.items():
+            if self.backbone not in backbones:
+                del identity[key]
+        own = {"hein": identity.pop("hein"), "shuffled": identity.pop("shuffle_knowledge")}
+        if self.extractor not in ("hein", "moe", "mlp"):
+            del own["hein"]
+        if not self.shuffle_knowledge:
+            del own["shuffled"]
+        if own:
+            identity["extractor"] = {"name": self.extractor, **own}
+        if self.extractor not in ("kser", "mean"):
+            identity["kser"] = None
+        return identity
