@@ -13,10 +13,10 @@ from lorecast.config import ModelConfig, load_config
 from lorecast.data.dataset import FeatureSchema
 from lorecast.errors import ConfigError
 from lorecast.models.backbones.deepfm import second_order
-from lorecast.models.backbones.pooled import pooled_fields
 from lorecast.models.backbones.xdeepfm import CompressedInteraction
 from lorecast.models.click_model import _BACKBONES, ClickModel
 from lorecast.models.inputs import Batch, FieldCounts, Fields
+from lorecast.models.pooled import pooled_fields
 from tests import planted
 
 COUNTS = FieldCounts(target=2, history=3, extra=2, dim=8)

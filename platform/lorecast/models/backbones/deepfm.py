@@ -9,9 +9,9 @@ Shapes: B batch, N/M/X fields, F = N + M + X, E embedding width.
 from torch import Tensor, nn
 
 from lorecast.config import ModelConfig
-from lorecast.models.backbones.pooled import num_pooled, pooled_fields
 from lorecast.models.inputs import FieldCounts, Fields
 from lorecast.models.layers import linear, mlp
+from lorecast.models.pooled import num_pooled, pooled_fields
 
 
 class DeepFM(nn.Module):

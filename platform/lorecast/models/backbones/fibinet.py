@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lorecast.config import ModelConfig
-from lorecast.models.backbones.pooled import num_pooled, pooled_fields
 from lorecast.models.inputs import FieldCounts, Fields
 from lorecast.models.layers import linear, mlp
+from lorecast.models.pooled import num_pooled, pooled_fields
 
 
 class FiBiNet(nn.Module):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lorecast.config import ModelConfig
-from lorecast.models.backbones.pooled import num_pooled, pooled_fields
 from lorecast.models.inputs import FieldCounts, Fields
 from lorecast.models.layers import linear, tower
+from lorecast.models.pooled import num_pooled, pooled_fields
 
 
 class XDeepFM(nn.Module):

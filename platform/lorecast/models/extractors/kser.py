@@ -20,6 +20,7 @@ from lorecast.models.extractors.chunks import FieldLinear, SideProjections, mask
 from lorecast.models.inputs import FieldCounts, Fields
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge
 from lorecast.models.layers import linear, zero_linear
+from lorecast.models.pooled import pooled_fields
 
 
 class KSER(nn.Module):
@@ -60,7 +61,7 @@ class KSER(nn.Module):
         self, fields: Fields, knowledge: Mapping[Side, SideKnowledge]
     ) -> tuple[Tensor, Tensor | None]:
         """(extra_BXE, gate_BC). A gate is 0 where there is no text."""
-        query_BQE = _queries(fields)
+        query_BQE = pooled_fields(fields)
         chunk_BCd, mask_BC, gate_BC = self._weighed(query_BQE, knowledge)
         pool = self._pooled if self.align else self._side_means
         return self.output(pool(query_BQE, chunk_BCd, mask_BC)), gate_BC
@@ -75,7 +76,7 @@ class KSER(nn.Module):
 
         Every real step of the history takes the shift of its averaged field.
         """
-        query_BQE = _queries(fields)
+        query_BQE = pooled_fields(fields)
         chunk_BCd, mask_BC, _ = self._weighed(query_BQE, knowledge)
         shift_BQE = self.output(self._aligned(query_BQE, chunk_BCd, mask_BC))
         num_history = fields.history_BLME.shape[2]
@@ -201,11 +202,3 @@ class Alignment(nn.Module):
     def _split(self, x_BSd: Tensor) -> Tensor:
         B, S, _ = x_BSd.shape
         return x_BSd.view(B, S, self._heads, -1).transpose(1, 2)
-
-
-def _queries(fields: Fields) -> Tensor:
-    """The target's fields, the history's averaged over its real steps, the user's: query_BQE."""
-    B, _, M, E = fields.history_BLME.shape
-    share_B1L = (fields.mask_BL / fields.mask_BL.sum(1, keepdim=True).clamp(min=1))[:, None]
-    history_BME = torch.bmm(share_B1L, fields.history_BLME.flatten(2)).view(B, M, E)
-    return torch.cat([fields.target_BNE, history_BME, fields.extra_BXE], dim=1)

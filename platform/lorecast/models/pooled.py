@@ -1,4 +1,4 @@
-"""Fields in a row, for backbones that see no steps: the history is averaged.
+"""Fields in a row, for whatever sees no steps: the history is averaged.
 
 Shapes: B batch, L history, N/M/X fields, F = N + M + X, E embedding width.
 """
