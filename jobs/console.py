@@ -58,11 +58,12 @@ class Console:
         self._rich.print(escape(text), soft_wrap=True)
 
     def table(self, title: str, lines: Sequence[Mapping[str, str]]) -> None:
-        """Lines with the same columns; the first column names the line."""
+        """Lines with the same columns; columns of numbers stand flush right."""
         self._emit("table", title=title, lines=[dict(line) for line in lines])
         grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for place, name in enumerate(lines[0] if lines else ()):
-            grid.add_column(name, justify="left" if place == 0 else "right")
+        for name in lines[0] if lines else ():
+            are_numbers = all(line[name][:1].isdigit() for line in lines)
+            grid.add_column(name, justify="right" if are_numbers else "left")
         for line in lines:
             grid.add_row(*map(escape, line.values()))
         self._rich.print(grid)

@@ -69,7 +69,8 @@ def _origin(row: dict[str, object]) -> str:
         return "imported"
     seen = "" if row["history_end"] is None else f", history to {row['history_end']}"
     group = f"{row['asked']}, " if str(row["asked"]).startswith("group ") else ""
-    return f"{group}{row['model']}, {row['time']:%Y-%m-%d %H:%M}{seen}, key {str(row['key'])[:8]}"
+    model = "/".join(Path(str(row["model"])).parts[-2:])
+    return f"{group}{model}, {row['time']:%Y-%m-%d %H:%M}{seen}, key {str(row['key'])[:8]}"
 
 
 def _of_experiment(
