@@ -105,7 +105,7 @@ def _is_engine(process: psutil.Process) -> bool:
 
 def _begun(folder: Path) -> int:
     """Blocks that an engine began, each attempt counted."""
-    marks = (folder / "workspace" / "generate").glob("*/prompts/*.attempts")
+    marks = (folder / "workspace" / "generate").glob("*/prompts/*/*.attempts")
     return sum(mark.stat().st_size for mark in marks)
 
 

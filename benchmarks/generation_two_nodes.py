@@ -87,6 +87,6 @@ def measure() -> Outcome:
 
 def _engines_by_node(folder: Path) -> int:
     """Blocks that are being answered right now: one an engine."""
-    marks = list((folder / "workspace" / "generate").glob("*/prompts/*.attempts"))
+    marks = list((folder / "workspace" / "generate").glob("*/prompts/*/*.attempts"))
     parts = list((folder / "workspace" / "knowledge").glob("part-*.parquet"))
     return len(marks) - len(parts)

@@ -99,8 +99,9 @@ class Account:
                     task.advance(block.num_rows)
                     yield lacking
 
-        folder = self.draft.path / PROMPTS_FOLDER
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.draft.path / PROMPTS_FOLDER, ignore_errors=True)
+        # A folder of its own: an engine of a run that just ended may still mark that run's blocks.
+        folder = self.draft.path / PROMPTS_FOLDER / uuid.uuid4().hex
         with pq.ParquetWriter(self.draft.path / WANTED_FILE, _SCHEMA) as writer:
             planned.blocks = write_blocks(missing(writer), folder, self.config.compute.engine_batch)
         for name, wanted in planned.wanted.items():
