@@ -54,7 +54,8 @@ def start_here(config: ExperimentConfig) -> Engine:
     """One engine in this process, for a single question."""
     model = find_model(config)
     if config.knowledge.llm.engine == "vllm":
-        os.environ.update(environment(model, config.compute.engine_gpus))
+        quiet = {"VLLM_LOGGING_LEVEL": "ERROR"}
+        os.environ.update(quiet | environment(model, config.compute.engine_gpus))
     return make_engine(config, model)()
 
 
