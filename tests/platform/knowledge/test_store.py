@@ -1,5 +1,7 @@
 """The store: append-only, whole parts, answers before failures; keys change when they should."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,37 @@ def test_of_equal_keys_the_one_that_ranks_highest_counts() -> None:
     order = sort_keys(high, low, np.array([True, True, True, True, True, False]))
     [place] = KeyIndex(high[order], low[order]).find(key_numbers(pa.array(["a" * 32])))
     assert order[place] == 4, "the last of those that win"
+
+
+OVER_QUOTA = """
+import resource, sys
+from pathlib import Path
+import pyarrow as pa
+from lorecast.errors import KnowledgeError
+from lorecast.knowledge.store import SCHEMA, KnowledgeStore
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+rows = [{"key": f"{n:032x}", "text": f"text {n * 7919}", "status": "ok"} for n in range(1000)]
+try:
+    KnowledgeStore(Path(sys.argv[1])).append(pa.Table.from_pylist(rows, schema=SCHEMA))
+except KnowledgeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.bad_input
+def test_a_quota_leaves_what_was_stored_and_nothing_half_done(store: KnowledgeStore) -> None:
+    store.append(part("a"))
+    before = sorted(store.folder.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-c", OVER_QUOTA, str(store.folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "cannot take more answers" in done.stdout
+    assert "File too large" in done.stdout
+    assert sorted(store.folder.iterdir()) == before
 
 
 BASE: dict[str, Any] = {
