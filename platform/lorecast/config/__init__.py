@@ -16,6 +16,7 @@ from lorecast.config.knowledge import (
 )
 from lorecast.config.loading import describe_fields, dump_config, load_config, load_experiment
 from lorecast.config.model import HEINConfig, KSERConfig, ModelConfig
+from lorecast.config.reranking import RerankingConfig
 from lorecast.config.schema import (
     ComputeConfig,
     ExperimentConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "LLMConfig",
     "ModelConfig",
     "RegistryConfig",
+    "RerankingConfig",
     "ServingConfig",
     "Side",
     "SplitConfig",

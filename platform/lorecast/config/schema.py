@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from lorecast.config.dataset import DatasetConfig
 from lorecast.config.knowledge import EncodingConfig, KnowledgeConfig
 from lorecast.config.model import ModelConfig
+from lorecast.config.reranking import RerankingConfig
 from lorecast.config.section import EXECUTION, Positive, Section, Strategy
 
 
@@ -94,6 +95,7 @@ class ExperimentConfig(Section):
     encoding: EncodingConfig = Field(EncodingConfig(), description="texts to vectors")
     model: ModelConfig = Field(ModelConfig(), description="backbone and extractor")
     training: TrainingConfig = Field(TrainingConfig(), description="strategies and schedule")
+    reranking: RerankingConfig = Field(RerankingConfig(), description="lists and their re-ranker")
     registry: RegistryConfig = Field(RegistryConfig(), description="MLflow")
     serving: ServingConfig = Field(ServingConfig(), description="HTTP endpoint")
     compute: ComputeConfig = Field(ComputeConfig(), description="resources and places")
