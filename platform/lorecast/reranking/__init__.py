@@ -1,0 +1,1 @@
+"""Re-ranking: lists of items, models that see a list whole, their training."""
