@@ -19,8 +19,8 @@ from rich.padding import Padding
 from lorecast.artifacts import Artifact, StageSpec, build, find
 from lorecast.config import ModelConfig, Strategy
 from lorecast.data.dataset import Dataset
+from lorecast.evaluation.uncertainty import paired_bootstrap
 from lorecast.jobs.pipeline import Pipeline, Trained
-from lorecast.training.metrics import paired_bootstrap
 
 _RESAMPLES = 1000
 _WIDTH = 100
@@ -115,7 +115,7 @@ def _differences(trained: Sequence[Trained]) -> Iterator[Difference]:
         if model.strategy == "base" or model.seed not in base:
             continue
         ours, theirs = (_test_scores(m) for m in (model, base[model.seed]))
-        value, low, high = paired_bootstrap(
+        value, low, high, _ = paired_bootstrap(
             ours["user_row"],
             ours["label"],
             ours["score"],

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lorecast.evaluation.grouping import group_codes, opens, score_codes
+
 
 def ranking_metrics(
     group: ArrayLike, label: ArrayLike, score: ArrayLike, cutoffs: Sequence[int]
@@ -22,34 +24,35 @@ def ranking_metrics(
 
     One entry a row: any group id, label 0 or 1, any finite score. NaN if nothing is positive.
     """
-    groups, positives = np.asarray(group), np.asarray(label) == 1
-    order = np.lexsort((-np.asarray(score), groups))
-    groups, positives = groups[order], positives[order]
-    hit = np.flatnonzero(positives)
-    ends = ["", *(f"@{k}" for k in cutoffs)]
-    if not len(hit):
-        return {f"{name}{end}": float("nan") for end in ends for name in ("ndcg", "map")}
-    group_start = np.flatnonzero(_opens(groups))
+    code_G, values_G = ranking_by_group(group_codes(group), label, score, cutoffs)
+    if not len(code_G):
+        return dict.fromkeys(values_G, float("nan"))
+    return {name: float(np.mean(values)) for name, values in values_G.items()}
+
+
+def ranking_by_group(
+    code: NDArray[np.uint64], label: ArrayLike, score: ArrayLike, cutoffs: Sequence[int]
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+    """(code_G, figures_G by name) of the groups with a positive; codes as of `group_codes`."""
+    order = np.argsort(code << 32 | ~score_codes(score), kind="stable")
+    groups = code[order].astype(np.int64)
+    group_start = np.flatnonzero(opens(groups))
     group_size = np.diff(group_start, append=len(groups))
+    hit = np.flatnonzero(np.asarray(label)[order] == 1)
     place = hit - np.repeat(group_start, group_size)[hit] + 1
-    first_hit = np.flatnonzero(_opens(groups[hit]))
-    hits = np.diff(first_hit, append=len(hit))
-    nth_hit = np.arange(len(hit)) - np.repeat(first_hit, hits) + 1
-    longest = int(group_size.max())
+    first_hit = np.flatnonzero(opens(groups[hit]))
+    hits_G = np.diff(first_hit, append=len(hit))
+    nth_hit = np.arange(len(hit)) - np.repeat(first_hit, hits_G) + 1
+    longest = int(group_size.max(initial=1))
     gain = 1 / np.log2(np.arange(2, longest + 2))
     ideal = np.concatenate([[0.0], np.cumsum(gain)])
     figures = {}
-    for end, cutoff in zip(ends, [longest, *cutoffs], strict=True):
-        seen, best = place <= cutoff, np.minimum(hits, cutoff)
-        gained = np.add.reduceat(np.where(seen, gain[place - 1], 0.0), first_hit)
-        precision = np.add.reduceat(np.where(seen, nth_hit / place, 0.0), first_hit)
-        figures[f"ndcg{end}"] = float(np.mean(gained / ideal[best]))
-        figures[f"map{end}"] = float(np.mean(precision / best))
-    return figures
-
-
-def _opens(values: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """True where a value differs from the one before it, and at the first."""
-    opens = np.ones(len(values), np.bool_)
-    opens[1:] = values[1:] != values[:-1]
-    return opens
+    for end, cutoff in (("", longest), *((f"@{k}", k) for k in cutoffs)):
+        is_in, best_G = place <= cutoff, np.minimum(hits_G, cutoff)
+        gained_G, precision_G = (
+            np.add.reduceat(np.where(is_in, values, 0.0), first_hit)
+            for values in (gain[place - 1], nth_hit / place)
+        )
+        figures[f"ndcg{end}"] = gained_G / ideal[best_G]
+        figures[f"map{end}"] = precision_G / best_G
+    return groups[hit[first_hit]], figures

@@ -10,11 +10,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from lorecast.artifacts import fingerprint
 from lorecast.config import ModelConfig, TrainingConfig
+from lorecast.evaluation.metrics import auc
 from lorecast.models.click_model import ClickModel
 from lorecast.models.extractors.hein import HEIN
 from lorecast.models.inputs import Batch, FieldCounts
 from lorecast.models.knowledge import Chunk, KnowledgeShape, gather, shuffled
-from lorecast.training.metrics import auc
 from lorecast.training.recipe import Recipe
 from tests import planted
 
