@@ -41,6 +41,9 @@ POINTS = {
     "2h": "generation_leaks",
     "2i": "generation_bad_input",
     "2j": "audit_world",
+    "3f": "race_fuxictr",
+    "3g": "race_kar",
+    "3h": "gauc_speed",
 }
 
 
