@@ -193,7 +193,7 @@ def _import(config: ExperimentConfig, dataset: Dataset, draft: Draft) -> list[pa
         if not isinstance(field, ImportedField):
             continue
         entities = dataset.items() if field.side == "item" else dataset.users()
-        texts = import_texts(field, _root(config), entities["id"].combine_chunks())
+        texts = import_texts(field, _root(config), entities)
         tables.append(texts.rows)
         facts.append(
             {

@@ -82,11 +82,7 @@ def _prepare(
     files = source.interactions(scratch)
     num_rows = files.num_rows()
     fragments = files.fragments(rows_per_task)
-    rules = InteractionRules(
-        columns=source.columns,
-        split_column=config.dataset.split.column,
-        positive_rating=config.dataset.positive_rating,
-    )
+    rules = InteractionRules(columns=source.columns, config=config.dataset)
     (draft.path / REJECTED).mkdir()
     users, items = source.users(), source.items()
     rejected = _check_entities({"users": users, "items": items}, config.dataset, draft.path)
@@ -115,6 +111,9 @@ def _prepare(
     _check_rate("interactions", str(files), num_read, found, config.dataset, draft.path)
     if not any(report.ratings for report in scattered):
         raise InputError(f"{files}: no usable interaction among {num_read:,} rows")
+
+    if source.columns.history is not None:
+        draft.facts |= _history_facts(scattered, source.columns.history.column, files, console)
 
     levels = _levels(scattered, rules)
     rows, positives = _gather(preparation, scattered, levels, console)
@@ -212,6 +211,20 @@ def _scatter(
 
     reports = sorted(_each(scatter, len(fragments), "prepare: reading", console))
     return [Scattered(**report) for _, report in reports]
+
+
+def _history_facts(
+    scattered: Sequence[Scattered], column: str, files: TableFiles, console: Console
+) -> dict[str, Any]:
+    """Raises InputError if no id of the history column is a known item."""
+    total = sum(report.num_history for report in scattered)
+    unknown = sum(report.num_unknown_history for report in scattered)
+    if unknown:
+        told = f"{unknown:,} of {total:,} ids in column {column!r} are not in the items table"
+        if unknown == total:
+            raise InputError(f"{files}: {told}: it must hold the ids that dataset.items.id holds")
+        console.note(f"{told}: histories go without them")
+    return {"rates_histories": False, "history_ids": total, "unknown_history_ids": unknown}
 
 
 def _levels(scattered: Sequence[Scattered], rules: InteractionRules) -> list[float]:

@@ -54,7 +54,7 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
         num_users=scorer.bundle.schema.num_users,
         num_items=scorer.bundle.schema.num_items,
         history_length=scorer.bundle.history_length,
-        rating_range=list(scorer.rating_range),
+        rating_range=scorer.rating_range and list(scorer.rating_range),
         max_items=max_items,
         metrics={split: dict(values) for split, values in scorer.bundle.metrics.items()},
     )
@@ -96,7 +96,7 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
 class _Limits:
     """What a request may hold."""
 
-    def __init__(self, max_items: int, rating_range: tuple[float, float]) -> None:
+    def __init__(self, max_items: int, rating_range: tuple[float, float] | None) -> None:
         self._max_items = max_items
         self._max_bytes = _BODY_BYTES_FLOOR + _BODY_BYTES_PER_ITEM * max_items
         self._rating_range = rating_range
@@ -125,13 +125,18 @@ class _Limits:
         """The entries as the scorer takes them. Raises HTTPException 422 for a rating outside."""
         if entries is None:
             return None
-        low, high = self._rating_range
         for place, entry in enumerate(entries):
-            if not low <= entry.rating <= high:
-                raise HTTPException(
-                    422, f"history.{place}.rating: {entry.rating} is not within {low} to {high}"
-                )
+            if wrong := self._wrong_rating(entry.rating):
+                raise HTTPException(422, f"history.{place}.rating: {wrong}")
         return [(entry.item_id, entry.rating) for entry in entries]
+
+    def _wrong_rating(self, rating: float | None) -> str | None:
+        if self._rating_range is None:
+            return None if rating is None else "the model's histories have none; leave it out"
+        low, high = self._rating_range
+        if rating is None:
+            return "is required"
+        return None if low <= rating <= high else f"{rating} is not within {low} to {high}"
 
     def _check_count(self, name: str, values: list[Any] | None) -> None:
         if values is not None and len(values) > self._max_items:
@@ -190,7 +195,9 @@ def _takes(request: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def _describe_requests(app: FastAPI, max_items: int, rating_range: tuple[float, float]) -> None:
+def _describe_requests(
+    app: FastAPI, max_items: int, rating_range: tuple[float, float] | None
+) -> None:
     """Adds the request models, which no route declares, and the limits to the OpenAPI document."""
     schemas = app.openapi()["components"]["schemas"]
     for model in (ScoreRequest, RankRequest):
@@ -203,5 +210,11 @@ def _describe_requests(app: FastAPI, max_items: int, rating_range: tuple[float, 
                 max_items
             )
     schemas["RankRequest"]["properties"]["k"]["maximum"] = max_items
-    low, high = rating_range
-    schemas["HistoryEntry"]["properties"]["rating"] |= {"minimum": low, "maximum": high}
+    rating = schemas["HistoryEntry"]["properties"]["rating"]
+    del rating["anyOf"], rating["default"]
+    if rating_range is None:
+        rating["type"] = "null"
+    else:
+        low, high = rating_range
+        rating |= {"type": "number", "minimum": low, "maximum": high}
+        schemas["HistoryEntry"]["required"].append("rating")

@@ -44,10 +44,12 @@ class HistoryEntry(_Request):
     """One earlier interaction of the user."""
 
     item_id: Id
-    rating: float = Field(
+    rating: float | None = Field(
+        None,
         strict=True,
         allow_inf_nan=False,
-        description="within `rating_range` of /v1/model; the nearest known level counts",
+        description="within `rating_range` of /v1/model, where the nearest known level counts; not "
+        "to be given if that is null",
     )
 
 
@@ -123,7 +125,9 @@ class ModelAnswer(_Answer):
     num_users: int
     num_items: int
     history_length: int
-    rating_range: list[float] = Field(description="lowest and highest a history may hold")
+    rating_range: list[float] | None = Field(
+        description="lowest and highest a history must hold; null: it holds items alone"
+    )
     max_items: int = Field(description="most candidates a request may hold")
     metrics: dict[str, dict[str, float]] = Field(description="by split")
 

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from lorecast.artifacts import MANIFEST, Artifact
-from lorecast.config import ExperimentConfig
+from lorecast.config import ExperimentConfig, load_config
 from lorecast.data.batches import Samples, load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.data.layout import REJECTED, SPLITS
 from lorecast.errors import ArtifactError, BadRowsError, ConfigError, InputError
 from lorecast.jobs import prepare
 from lorecast.jobs.console import Console
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -193,6 +194,42 @@ def test_split_by_column(tables: Tables, run: Run) -> None:
     assert deepest > 30
 
 
+def test_a_column_gives_the_histories(tables: Tables, run: Run, rng: np.random.Generator) -> None:
+    clicks = tables["clicks"]
+    lengths = rng.integers(0, 9, 1500)
+    clicks["seen"] = [rng.integers(1, NUM_ITEMS + 3, n).tolist() for n in lengths]
+    split = {
+        "by": "column",
+        "column": "fold",
+        "values": {"train": "train", "valid": "valid", "test": "test"},
+    }
+    options = {"clicks": {"history": "seen"}, "split": split, "prefix_share": 0}
+    artifact = run(tables, **options)
+    known = [[item for item in seen if item <= NUM_ITEMS] for seen in clicks["seen"]]
+    expected = sorted(
+        (int(who), what, when, *[0] * (5 - len(seen)), *seen[-5:])
+        for who, what, when, fold, seen in zip(
+            clicks["who"], clicks["what"], clicks["when"], clicks["fold"], known, strict=True
+        )
+        if fold
+    )
+    found = [
+        np.column_stack(
+            [samples.user_row_B, samples.item_row_B, samples.timestamp_B, samples.history_item_BL]
+        )
+        for samples in _all(artifact).values()
+    ]
+    assert sorted(map(tuple, np.concatenate(found).tolist())) == expected
+    assert all((samples.history_rating_BL == 0).all() for samples in _all(artifact).values())
+    dataset = Dataset.open(artifact.path)
+    assert not dataset.rates_histories
+    assert (dataset.history_end() == -1).all()
+    unknown = int(lengths.sum()) - sum(map(len, known))
+    assert artifact.facts["unknown_history_ids"] == unknown > 0
+    again = run(tables, rows_per_task=70, **options)
+    assert _found_samples(again) == _found_samples(artifact)
+
+
 def test_entities_known_only_from_interactions(tables: Tables, run: Run) -> None:
     dataset = Dataset.open(run(tables, users=None, items=None).path)
     assert dataset.users()["id"].to_pylist() == [str(n) for n in range(1, NUM_USERS)]
@@ -258,7 +295,7 @@ def _without(column: str) -> Callable[[Tables], None]:
 
 def _filled(table: str, column: str, value: Any) -> Callable[[Tables], None]:
     def change(tables: Tables) -> None:
-        tables[table][column] = [value] * len(tables[table][column])
+        tables[table][column] = [value] * len(next(iter(tables[table].values())))
 
     return change
 
@@ -288,6 +325,16 @@ def _repeated(tables: Tables) -> None:
         (_filled("things", "kind", [1]), {}, r"things.parquet: column 'kind' is list"),
         (_repeated, {}, r"people.parquet: 1 of 40 users rows .* uid is repeated \(1 rows, such as"),
         (_emptied, {}, "no usable interaction among 0 rows"),
+        (
+            _filled("clicks", "seen", ["x"]),
+            {"clicks": {"history": "seen"}},
+            "1,500 of 1,500 ids in column 'seen' are not in the items table: it must hold the ids",
+        ),
+        (
+            None,
+            {"clicks": {"history": "sen"}},
+            r"no column 'sen' \(named in dataset.interactions\)",
+        ),
         (_too_many_ratings, {}, "'stars' has more than 127 distinct ratings"),
         (None, {"prefix_share": 1.0, "prefix_max": 1000}, "the split 'train' has no samples"),
         (None, {"clicks": {"file": "click.parquet"}}, "no such file; did you mean 'clicks.par"),
@@ -353,3 +400,32 @@ def test_movielens_1m_has_the_known_counts(data_folder: Path, tmp_path: Path) ->
     assert len(np.unique(test.user_row_B)) == 604
     assert (test.history_item_BL > 0).all()
     assert dataset.schema.num_items == 3883
+
+
+@pytest.mark.data
+def test_collms_split_has_the_known_counts(data_folder: Path, tmp_path: Path) -> None:
+    """Source: the table of CoLLM's notebook; warm rows have a user and an item of train."""
+    folder = data_folder / "collm-ml-1m"
+    if not folder.is_dir():
+        pytest.skip(f"no CoLLM split in {data_folder}")
+    words = [f"dataset.path={folder}", f"compute.workspace={tmp_path}"]
+    config = load_config(REPOSITORY / "configs" / "collm.yaml", words)
+    artifact = prepare.run(config, Console(quiet=True))
+    assert artifact.facts["rows"] == {"train": 33_891, "valid": 10_401, "test": 7_331}
+    assert artifact.facts["positives"] == pytest.approx(
+        {"train": 0.5368, "valid": 0.5283, "test": 0.5454}, abs=1e-4
+    )
+    assert (artifact.facts["users"], artifact.facts["items"]) == (838, 3_255)
+    assert artifact.facts["unknown_history_ids"] == 0
+    train, valid, test = _all(artifact).values()
+    warm = [
+        np.isin(part.user_row_B, train.user_row_B) & np.isin(part.item_row_B, train.item_row_B)
+        for part in (valid, test)
+    ]
+    assert [(int(mask.sum()), int((~mask).sum())) for mask in warm] == [
+        (6_609, 3_792),
+        (4_153, 3_178),
+    ]
+    empty = [int((part.history_item_BL[:, -1] == 0).sum()) for part in (train, valid, test)]
+    assert empty == [1_275, 103, 62]
+    assert (train.history_item_BL > 0).sum() == 874_976

@@ -1,6 +1,7 @@
 """The HTTP application in process: answers, provenance, and every kind of bad input."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,26 @@ def test_history_overrides_the_default(client: TestClient, scorer: Scorer) -> No
     body = {"user_id": "u4", "item_ids": ["i1"], "history": history}
     (score,) = client.post("/v1/score", json=body).json()["scores"]
     assert score == scorer.candidates("u4", ["i1"], [("i3", 5), ("i8", 1.5)]).score_N[0]
+
+
+def test_histories_of_items_alone(tmp_path: Path) -> None:
+    from tests.tiny_dataset import write_tiny_dataset
+
+    dataset = replace(write_tiny_dataset(tmp_path), rates_histories=False)
+    scorer = Scorer.load(write_small_bundle(tmp_path, dataset))
+    client = TestClient(create_app(scorer, model_version="films/4", max_items=MAX_ITEMS))
+    assert client.get("/v1/model").json()["rating_range"] is None
+    body = {"user_id": "u4", "item_ids": ["i1"], "history": [{"item_id": "i3"}]}
+    (score,) = client.post("/v1/score", json=body).json()["scores"]
+    assert score == scorer.candidates("u4", ["i1"], [("i3", None)]).score_N[0]
+    body["history"] = [{"item_id": "i3", "rating": 5}]
+    answer = client.post("/v1/score", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"] == (
+        "history.0.rating: the model's histories have none; leave it out"
+    )
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["HistoryEntry"]["properties"]["rating"]["type"] == "null"
 
 
 def test_ranks(client: TestClient, scorer: Scorer) -> None:

@@ -4,6 +4,7 @@ from lorecast.config.dataset import (
     DatasetConfig,
     EntityColumns,
     InteractionColumns,
+    ListColumn,
     SplitConfig,
 )
 from lorecast.config.knowledge import (
@@ -15,7 +16,7 @@ from lorecast.config.knowledge import (
     LLMConfig,
 )
 from lorecast.config.loading import describe_fields, dump_config, load_config, load_experiment
-from lorecast.config.model import HEINConfig, KSERConfig, ModelConfig
+from lorecast.config.model import Gate, HEINConfig, KSERConfig, ModelConfig
 from lorecast.config.reranking import RerankingConfig
 from lorecast.config.schema import (
     ComputeConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "EncodingConfig",
     "EntityColumns",
     "ExperimentConfig",
+    "Gate",
     "GeneratedField",
     "HEINConfig",
     "ImportedField",
@@ -40,6 +42,7 @@ __all__ = [
     "KSERConfig",
     "KnowledgeConfig",
     "LLMConfig",
+    "ListColumn",
     "ModelConfig",
     "RegistryConfig",
     "RerankingConfig",

@@ -1,16 +1,36 @@
 """Which interactions, and how they become samples."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from lorecast.config.section import EXECUTION, Fraction, Positive, Section
 
+_Part = Literal["train", "valid", "test"]
+
+
+class ListColumn(Section):
+    """A column with several values a row. In YAML the name alone is enough for a list column."""
+
+    column: str = Field(description="its name; a plain NAME is short for {column: NAME}")
+    separator: str | None = Field(
+        None, min_length=1, description="what parts the values of a text column; none: a list"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"column": value} if isinstance(value, str) else value
+
 
 class InteractionColumns(Section):
     """Where the clicks are and what their columns are called."""
 
-    file: str = Field(description="Parquet or CSV file, or a folder of them, below dataset.path")
+    file: str | tuple[str, ...] = Field(
+        min_length=1,
+        description="Parquet or CSV file, a list of such files, or a folder of them, below "
+        "dataset.path",
+    )
     user: str = Field("user_id", description="column of the user's id (string or integer)")
     item: str = Field("item_id", description="column of the item's id (string or integer)")
     label: str | None = Field(None, description="column of the 0/1 label; else give `rating`")
@@ -19,6 +39,15 @@ class InteractionColumns(Section):
     order: str | None = Field(
         None, description="column with each row's rank inside its user; default: the timestamp"
     )
+    history: ListColumn | None = Field(
+        None,
+        description="column with the user's items before each row, oldest first; default: the "
+        "user's rows before",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Without the keys that say nothing, so that older datasets stay what they are."""
+        return _without_empty(super().identity(), "history")
 
 
 class EntityColumns(Section):
@@ -47,7 +76,14 @@ class SplitConfig(Section):
         description="interaction column with train, valid, test, or nothing for rows that only "
         "histories use (by: column)",
     )
+    values: dict[_Part, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(
+        {}, description="what the column calls train, valid and test (by: column); default: so"
+    )
     seed: int = Field(0, description="seed of the shuffle of users (by: user)")
+
+    def identity(self) -> dict[str, Any]:
+        """Without `values` where the column's are the usual ones."""
+        return _without_empty(super().identity(), "values")
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -57,6 +93,12 @@ class SplitConfig(Section):
             self.valid > 0 and self.test > 0 and self.valid + self.test < 1
         ):
             raise ValueError("split.valid and split.test must be above 0 and leave rows to train")
+        distinct = set(self.values.values())
+        if self.values and (self.by != "column" or len(distinct) < len(get_args(_Part))):
+            raise ValueError(
+                "split.values says what split.column (by: column) calls train, valid and test: "
+                "give each of the three its own value"
+            )
         return self
 
 
@@ -96,3 +138,7 @@ class DatasetConfig(Section):
                 "interactions, users and items are mapped for source 'tables' only"
             )
         return self
+
+
+def _without_empty(identity: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if value or key not in keys}

@@ -78,12 +78,24 @@ class ImportedField(Section):
     side: Side = Field(description="user or item")
     file: str = Field(description="Parquet, CSV, JSON lines or KAR's JSON, below dataset.path")
     id: str = Field("id", description="column of the entity's id")
+    key: str = Field(
+        "id",
+        description="what those ids are: the users' or items' own (id), or the column of theirs "
+        "that holds them, one of dataset.users.text or dataset.items.text",
+    )
     text: str = Field("text", description="column of the text")
     where: dict[str, str] = Field({}, description="keep rows whose columns have these values")
     max_chunks: Positive = Field(8, description="sentences are grouped to at most so many chunks")
     history_end: str | None = Field(
         None, description="user side: column with the last interaction rank the writer saw"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """`key` counts only where it is not the usual one: older knowledge stays what it is."""
+        identity = super().identity()
+        if self.key == "id":
+            del identity["key"]
+        return identity
 
 
 KnowledgeField = Annotated[GeneratedField | ImportedField, Field(discriminator="kind")]

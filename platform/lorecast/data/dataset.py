@@ -43,6 +43,8 @@ class Dataset:
     """Values per feature of each side; the code of a value is its index + 1."""
     rating_levels: tuple[float, ...]
     """Ascending; the code of a level is its index + 1."""
+    rates_histories: bool
+    """False: a column gives the histories, without ratings."""
     text_columns: Mapping[Side, tuple[str, ...]]
     """Columns of the entity tables that prompts may show, beside the items' title."""
 
@@ -71,6 +73,7 @@ class Dataset:
                 "item": {name: tuple(v) for name, v in vocabularies["item"].items()},
             },
             rating_levels=tuple(vocabularies["rating"]),
+            rates_histories=artifact.facts.get("rates_histories", True),
             text_columns={
                 side: tuple(names) for side, names in artifact.facts["text_columns"].items()
             },

@@ -62,11 +62,14 @@ class TableFiles:
     """None: Parquet."""
 
     @classmethod
-    def find(cls, root: Path, name: str) -> "TableFiles":
-        """The file `name` below `root`, or all tables in the folder of that name.
+    def find(cls, root: Path, name: str | tuple[str, ...]) -> "TableFiles":
+        """The file `name` below `root`, or all tables in the folder of that name; several of them
+        as one table.
 
         Raises InputError naming the nearest existing file.
         """
+        if not isinstance(name, str):
+            return cls._joined([cls.find(root, each) for each in name])
         path = root / name
         if path.is_dir():
             paths = tuple(sorted(file for file in path.iterdir() if _suffix(file)))
@@ -86,6 +89,16 @@ class TableFiles:
             paths=paths,
             csv=None if suffix == ".parquet" else CsvFormat(delimiter=_DELIMITERS[suffix]),
         )
+
+    @classmethod
+    def _joined(cls, parts: "Sequence[TableFiles]") -> "TableFiles":
+        paths = tuple(path for part in parts for path in part.paths)
+        if twice := [path for path in paths if paths.count(path) > 1]:
+            raise InputError(f"{twice[0]}: the file is listed twice")
+        if len({part.csv for part in parts}) > 1:
+            listed = ", ".join(path.name for path in paths)
+            raise InputError(f"{paths[0].parent}: {listed} are one table in several formats")
+        return cls(paths=paths, csv=parts[0].csv)
 
     def __str__(self) -> str:
         return str(self.paths[0] if len(self.paths) == 1 else self.paths[0].parent)

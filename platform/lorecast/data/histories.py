@@ -27,6 +27,8 @@ class Timelines:
     start_U: NDArray[np.int64]
     """Where each user begins."""
     length_U: NDArray[np.int64]
+    history_NL: NDArray[np.int32] | None = None
+    """The items before each, newest last, where a column gives them; none: the user's own."""
 
     @property
     def user_row_U(self) -> NDArray[np.int32]:
@@ -43,6 +45,7 @@ def timelines(
     label_N: NDArray[np.int8],
     timestamp_N: NDArray[np.int64],
     part_N: NDArray[np.int8],
+    history_NL: NDArray[np.int32] | None = None,
 ) -> Timelines:
     """Sorts by the user's rank, then by order; equal orders keep the order they came in."""
     by_user = np.lexsort((order_N, rank_N))
@@ -61,6 +64,7 @@ def timelines(
         position_N=position_N.astype(np.int32),
         start_U=start_U,
         length_U=length_U,
+        history_NL=None if history_NL is None else history_NL[by_user],
     )
 
 
@@ -89,3 +93,13 @@ def windows(
     window_BL: NDArray[np.generic] = sliding_window_view(padded, length)[end_B]
     window_BL[np.arange(length) < length - depth_B[:, None]] = 0
     return window_BL
+
+
+def last_places(
+    owner_V: NDArray[np.integer], num_owners: int, length: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Columns of entries in an array [owners, L] with each owner's last on the right, and which
+    entries are among their owner's last `length`. `owner_V` ascends."""
+    end_U = np.bincount(owner_V, minlength=num_owners).cumsum()
+    column_V = length - (end_U[owner_V] - np.arange(owner_V.size))
+    return column_V, column_V >= 0

@@ -2,22 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lorecast.config import InteractionColumns
+from lorecast.config import DatasetConfig, InteractionColumns, ListColumn
 from lorecast.data import parsing
 from lorecast.data.files import Chunk
-from lorecast.data.layout import SPLITS
+from lorecast.data.histories import last_places
+from lorecast.data.layout import SPLITS, fixed_lists
 from lorecast.data.rejected import RowChecks, nulls
 from lorecast.errors import ConfigError, InputError
 
 NO_PART: Final = -1
 """Split code of an interaction that histories may use but that is no sample."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +28,7 @@ class InteractionRules:
     """Which columns are read and what a row must hold."""
 
     columns: InteractionColumns
-    split_column: str | None
-    positive_rating: float
+    config: DatasetConfig
 
     def __post_init__(self) -> None:
         if self.columns.label is None and self.columns.rating is None:
@@ -36,13 +38,20 @@ class InteractionRules:
     def used(self) -> tuple[str, ...]:
         """The columns that are read, each once."""
         c = self.columns
-        names = (c.user, c.item, c.label, c.rating, c.timestamp, c.order, self.split_column)
+        names = [c.user, c.item, c.label, c.rating, c.timestamp, c.order, self.config.split.column]
+        if c.history is not None:
+            names.append(c.history.column)
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def schema(self) -> pa.Schema:
         """Of accepted rows: rows of user and item, the rating as it is, label 0 or 1, seconds,
-        the split asked for (an index of SPLITS, or NO_PART), and the order if one is mapped."""
-        order = [("order", pa.int64())] if self.columns.order else []
+        the split asked for (an index of SPLITS, or NO_PART), and, where they are mapped, the order
+        and the last L known items of the history, padded with 0 on the left."""
+        mapped: list[tuple[str, pa.DataType]] = []
+        if self.columns.order:
+            mapped.append(("order", pa.int64()))
+        if self.columns.history:
+            mapped.append(("history", pa.list_(pa.int32(), self.config.history_length)))
         return pa.schema(
             [
                 ("user_row", pa.int32()),
@@ -51,7 +60,7 @@ class InteractionRules:
                 ("label", pa.int8()),
                 ("timestamp", pa.int64()),
                 ("part", pa.int8()),
-                *order,
+                *mapped,
             ]
         )
 
@@ -64,6 +73,10 @@ class Checked:
     """`InteractionRules.schema`."""
     rejected: pa.Table
     """`rejected.SCHEMA`."""
+    num_history: int = 0
+    """Ids in the history column."""
+    num_unknown_history: int = 0
+    """Those of them that are no known item: histories go without."""
 
 
 def check(
@@ -75,7 +88,7 @@ def check(
     """
     table, columns = chunk.table, rules.columns
 
-    def read(column: str, parse: Callable[[parsing.Column], pa.Array]) -> pa.Array:
+    def read(column: str, parse: Callable[[parsing.Column], _T]) -> _T:
         try:
             return parse(table[column])
         except TypeError as error:
@@ -105,15 +118,22 @@ def check(
             values[name] = read(mapped, parse)
             checks.add(nulls(values[name]), f"{mapped} is not {wanted}")
     if "label" not in values:
-        values["label"] = pc.greater_equal(values["rating"], rules.positive_rating)
+        values["label"] = pc.greater_equal(values["rating"], rules.config.positive_rating)
     values.setdefault("rating", values["label"])
     values["part"] = pa.array(np.zeros(table.num_rows, np.int8))
-    if rules.split_column is not None:
-        named = read(rules.split_column, parsing.texts)
-        part = pc.fill_null(pc.index_in(named, pa.array(SPLITS)), NO_PART)
+    split = rules.config.split
+    if split.column is not None:
+        named = read(split.column, parsing.texts)
+        names = [split.values.get(part, part) for part in SPLITS]
+        part = pc.fill_null(pc.index_in(named, pa.array(names)), NO_PART)
         strange = (part.to_numpy() == NO_PART) & ~nulls(named)
-        checks.add(strange, f"{rules.split_column} is not train, valid, test or empty")
+        checks.add(strange, f"{split.column} is not {', '.join(names)} or empty")
         values["part"] = part
+    row_V = np.empty(0, np.int32)
+    if (history := columns.history) is not None:
+        owner_V, row_V = read(history.column, lambda c: _history_rows(c, history, item_ids))
+        item_NL = _last_items(owner_V, row_V, table.num_rows, rules.config.history_length)
+        values["history"] = fixed_lists(item_NL)
 
     good = pa.array(checks.passed())
     schema = rules.schema()
@@ -124,7 +144,31 @@ def check(
         ],
         schema=schema,
     )
-    return Checked(accepted, checks.rejected(chunk, file))
+    return Checked(
+        accepted,
+        checks.rejected(chunk, file),
+        num_history=row_V.size,
+        num_unknown_history=int(np.count_nonzero(row_V == 0)),
+    )
+
+
+def _history_rows(
+    column: parsing.Column, history: ListColumn, item_ids: pa.Array
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Of every entry of the histories: the line it stands in, and the item's row, 0 if unknown."""
+    owner_V, values = parsing.entries(column, history.separator)
+    return owner_V, _places(parsing.ids(values), item_ids) + 1
+
+
+def _last_items(
+    owner_V: NDArray[np.integer], row_V: NDArray[np.int32], num_lines: int, length: int
+) -> NDArray[np.int32]:
+    """The last `length` known items of each line, newest last: [N, L], 0 on the left."""
+    owner_V, row_V = owner_V[row_V > 0], row_V[row_V > 0]
+    column_V, kept_V = last_places(owner_V, num_lines, length)
+    item_NL = np.zeros((num_lines, length), np.int32)
+    item_NL[owner_V[kept_V], column_V[kept_V]] = row_V[kept_V]
+    return item_NL
 
 
 def _places(ids: pa.StringArray, known: pa.StringArray) -> NDArray[np.int32]:

@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 Split = Literal["train", "valid", "test"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
@@ -33,6 +35,13 @@ def samples_folder(dataset: Path, split: Split) -> Path:
 def part_name(index: int) -> str:
     """File names sort in part order."""
     return f"part-{index:05d}.parquet"
+
+
+def fixed_lists(values_BL: NDArray[np.generic]) -> pa.FixedSizeListArray:
+    """Lines of an array as lists of fixed size."""
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(values_BL).ravel()), values_BL.shape[1]
+    )
 
 
 def sample_schema(history_length: int) -> pa.Schema:
@@ -62,7 +71,7 @@ def past_schema(history_length: int) -> pa.Schema:
 
     history_end: position of the last interaction that prompts may show, -1 for none. prompt_*:
     the interactions up to there, oldest first. recent_*: the last L of all, newest last, padded
-    with 0 on the left.
+    with 0 on the left (of histories that a column gives: the newest of them).
     """
     return pa.schema(_past(history_length))
 

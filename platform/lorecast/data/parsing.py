@@ -6,9 +6,11 @@ wanted types if the column's type can never hold such values.
 
 from typing import Final, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
+from numpy.typing import NDArray
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
@@ -47,6 +49,26 @@ def texts(column: Column) -> pa.StringArray:
         raise TypeError("strings, numbers or dates")
     column = column.cast(pa.string())
     return pc.if_else(pc.equal(column, ""), None, column)
+
+
+def entries(column: Column, separator: str | None = None) -> tuple[NDArray[np.int64], pa.Array]:
+    """The values of lists, or of texts cut at the separator: each one's row, and itself.
+
+    A missing list has none. Nothing or spaces between two separators are no value.
+    """
+    column = _plain(column)
+    if separator is not None:
+        if not _is_text(column.type):
+            raise TypeError("strings to cut at the separator")
+        column = pc.split_pattern(column.cast(pa.string()), separator)
+    elif not _is_list(column.type):
+        raise TypeError("lists (or strings, with a separator: {column: NAME, separator: '|'})")
+    owner, values = pc.list_parent_indices(column), column.flatten()
+    if separator is not None:
+        values = pc.utf8_trim_whitespace(values)
+        filled = pc.not_equal(values, "")
+        owner, values = owner.filter(filled), values.filter(filled)
+    return owner.to_numpy(), values
 
 
 def numbers(column: Column) -> pa.DoubleArray:
@@ -160,3 +182,7 @@ def _plain(column: Column) -> pa.Array:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind))

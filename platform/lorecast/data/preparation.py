@@ -45,6 +45,9 @@ class Scattered:
     """Distinct ratings; cut off beyond MAX_LEVELS + 1."""
     first_time: int | None
     last_time: int | None
+    num_history: int
+    num_unknown_history: int
+    """Of the history column's ids: all, and those that are no known item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +92,13 @@ class Preparation:
         summaries = []
         ratings: list[pa.Array] = []
         times: list[int] = []
+        num_history = num_unknown_history = 0
         chunks = self.files.scan(fragment, self.rules.used, self.rows_per_task)
         for number, chunk in enumerate(chunks):
             checked = check(chunk, str(fragment.path), self.rules, self.user_ids, self.item_ids)
             num_read += chunk.table.num_rows + len(chunk.malformed)
+            num_history += checked.num_history
+            num_unknown_history += checked.num_unknown_history
             name = f"{index:05d}-{number:05d}"
             if checked.rejected.num_rows:
                 pq.write_table(
@@ -109,6 +115,8 @@ class Preparation:
             ratings=_distinct(ratings).to_pylist()[: MAX_LEVELS + 1],
             first_time=min(times, default=None),
             last_time=max(times, default=None),
+            num_history=num_history,
+            num_unknown_history=num_unknown_history,
         )
 
     def count(self, bucket: int, span: TimeSpan) -> NDArray[np.int64]:
@@ -157,7 +165,12 @@ class Preparation:
         return both.sort_by("user_row").drop_columns("user_row")
 
     def _timelines(self, rows: pa.Table, rating_N: NDArray[np.int8]) -> Timelines:
-        column = {name: rows[name].to_numpy() for name in rows.column_names}
+        plain = [name for name in rows.column_names if name != "history"]
+        column = {name: rows[name].to_numpy() for name in plain}
+        history_NL = None
+        if "history" in rows.column_names:
+            flat = rows["history"].combine_chunks().flatten().to_numpy()
+            history_NL = flat.reshape(-1, self.config.history_length)
         return timelines(
             rank_N=self.buckets.rank_U[column["user_row"]],
             order_N=column.get("order", column["timestamp"]),
@@ -167,6 +180,7 @@ class Preparation:
             label_N=column["label"],
             timestamp_N=column["timestamp"],
             part_N=column["part"],
+            history_NL=history_NL,
         )
 
     def _prefixes(self, lines: Timelines) -> NDArray[np.int64]:

@@ -105,4 +105,6 @@ def _content(rows: pa.Table) -> pa.StringArray:
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pt.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pt.is_nested(column.type):
+        return pc.binary_join(column.cast(pa.list_(pa.string())), " ")
     return column.cast(pa.string())

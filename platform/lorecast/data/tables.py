@@ -21,11 +21,7 @@ class TablesSource:
         folder = source_folder(config)
         self.columns = config.interactions
         self._interactions = TableFiles.find(folder, self.columns.file)
-        rules = InteractionRules(
-            columns=self.columns,
-            split_column=config.split.column,
-            positive_rating=config.positive_rating,
-        )
+        rules = InteractionRules(columns=self.columns, config=config)
         self._interactions.require(rules.used, "dataset.interactions")
         self._entities: dict[Side, tuple[TableFiles, EntityColumns]] = {}
         if config.users is not None:

@@ -46,8 +46,9 @@ def import_digest(field: ImportedField, root: Path) -> str:
     return fingerprint_files([_find(field, root)])
 
 
-def import_texts(field: ImportedField, root: Path, entity_ids: pa.Array) -> ImportedTexts:
-    """The texts of one field. Relative paths start at `root`; entity i has row i + 1.
+def import_texts(field: ImportedField, root: Path, entities: pa.Table) -> ImportedTexts:
+    """The texts of one field. Relative paths start at `root`; line i of `entities` (id, texts) has
+    row i + 1.
 
     Raises InputError naming file, column and fix: a missing or mistyped column, text that is not
     UTF-8, an id with two texts, a filter or ids that match nothing.
@@ -55,8 +56,9 @@ def import_texts(field: ImportedField, root: Path, entity_ids: pa.Array) -> Impo
     path = _find(field, root)
     table = _select(field, path, _read(field, path))
     ids = _column(table, field.id, path, parsing.ids)
-    place = pc.index_in(ids, value_set=entity_ids)
-    _check_ids(field, path, ids, place, entity_ids)
+    keys = _keys(field, entities)
+    place = pc.index_in(ids, value_set=keys)
+    _check_ids(field, path, ids, place, keys)
     end = pa.nulls(len(ids), pa.int32())
     if field.side == "user" and field.history_end is not None:
         end = _column(table, field.history_end, path, parsing.integers)
@@ -64,7 +66,7 @@ def import_texts(field: ImportedField, root: Path, entity_ids: pa.Array) -> Impo
     texts = pa.table(
         {
             "row": pc.add(place, 1),
-            "id": ids,
+            "id": entities["id"].take(place),
             "text": _column(table, field.text, path, parsing.texts),
             "history_end": end,
         }
@@ -122,6 +124,25 @@ def _rows(
         "weight": same(1.0),
     }
     return pa.table(columns).cast(SCHEMA)
+
+
+def _keys(field: ImportedField, entities: pa.Table) -> pa.Array:
+    """What the file calls the entities, by line."""
+    texts = [column.name for column in entities.schema if column.type == pa.string()]
+    if field.key not in texts:
+        raise InputError(
+            f"knowledge field {field.name!r}: the {field.side}s have no column {field.key!r} "
+            f"(named in key); list it in dataset.{field.side}s.text"
+        )
+    keys = entities[field.key].combine_chunks()
+    counts = pc.value_counts(keys.drop_null())
+    shared = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(shared):
+        raise InputError(
+            f"knowledge field {field.name!r}: several {field.side}s have {field.key} = "
+            f"{shared[0].as_py()!r}; a key must name one"
+        )
+    return keys
 
 
 def _find(field: ImportedField, root: Path) -> Path:

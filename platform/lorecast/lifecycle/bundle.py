@@ -62,6 +62,7 @@ def write_bundle(
         "model": json.loads((trained.path / "model.json").read_text(encoding="utf-8")),
         "history_length": dataset.history_length,
         "rating_levels": dataset.rating_levels,
+        "rates_histories": dataset.rates_histories,
         "fingerprints": fingerprints,
         "metrics": trained.facts["metrics"],
         "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
@@ -81,6 +82,8 @@ class Bundle:
     history_length: int
     rating_levels: tuple[float, ...]
     """Ascending; the code of a level is its index + 1."""
+    rates_histories: bool
+    """False: histories are items alone."""
     fingerprints: Mapping[str, str]
     metrics: Mapping[str, Mapping[str, float]]
 
@@ -122,6 +125,7 @@ class Bundle:
             strategy=model["strategy"],
             history_length=card["history_length"],
             rating_levels=tuple(card["rating_levels"]),
+            rates_histories=card.get("rates_histories", True),
             fingerprints=card["fingerprints"],
             metrics=card["metrics"],
         )

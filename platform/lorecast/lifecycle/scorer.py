@@ -20,14 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lorecast.config import Side
+from lorecast.data.histories import last_places
 from lorecast.errors import ArtifactError
 from lorecast.lifecycle.bundle import WEIGHTS, Bundle
 from lorecast.models.click_model import ClickModel
 from lorecast.models.inputs import Batch
 
 Id = str | int
-History = Sequence[tuple[Id, float]]
-"""(item id, rating), oldest first."""
+History = Sequence[tuple[Id, float | None]]
+"""(item id, rating), oldest first; without a rating it is an item alone."""
 Scores = NDArray[np.float32]
 
 _MAX_ROWS = 4096
@@ -97,8 +98,10 @@ class Scorer:
         return cls(bundle, model, users, items)
 
     @property
-    def rating_range(self) -> tuple[float, float]:
-        """Lowest and highest rating a history may hold."""
+    def rating_range(self) -> tuple[float, float] | None:
+        """Lowest and highest rating a history may hold; none if it holds items alone."""
+        if not self.bundle.rates_histories:
+            return None
         return self.bundle.rating_levels[0], self.bundle.rating_levels[-1]
 
     def score(
@@ -180,14 +183,14 @@ class Scorer:
         row_V, rating_V = self.rows("item", item_ids), np.asarray(ratings, dtype=np.float64)
         known = row_V > 0
         owner_V, row_V, rating_V = owner_V[known], row_V[known], rating_V[known]
-        end_B = np.cumsum(np.bincount(owner_V, minlength=len(histories)))
-        column_V = L - (end_B[owner_V] - np.arange(owner_V.size))
-        kept = column_V >= 0
+        column_V, kept = last_places(owner_V, len(histories), L)
+        level_V = np.searchsorted(self._level_bounds, rating_V) + 1
+        level_V[np.isnan(rating_V)] = 0
         item_BL = np.zeros((len(histories), L), np.int32)
         level_BL = np.zeros_like(item_BL)
         place = owner_V[kept], column_V[kept]
         item_BL[place] = row_V[kept]
-        level_BL[place] = np.searchsorted(self._level_bounds, rating_V[kept]) + 1
+        level_BL[place] = level_V[kept]
         return item_BL, level_BL
 
     @torch.inference_mode()

@@ -13,6 +13,7 @@ from lorecast.data.entities import Entities, entities_of
 from lorecast.data.files import Chunk, TableFiles
 from lorecast.world.catalogue import World, generate
 
+_INTERACTIONS = "interactions.parquet"
 _ITEM = EntityColumns(
     file="items", id="item_id", title="title", text=("year", "genre"), features=("genre",)
 )
@@ -22,7 +23,7 @@ _USER = EntityColumns(file="users", id="user_id", text=("age_group", "region"))
 class WorldSource:
     """Items with year and genre (genre is also the feature), users with age group and region."""
 
-    columns = InteractionColumns(file="interactions.parquet", rating="rating")
+    columns = InteractionColumns(file=_INTERACTIONS, rating="rating")
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -33,7 +34,7 @@ class WorldSource:
         return fingerprint([_digest(t) for t in (world.items, world.users, world.interactions)])
 
     def interactions(self, scratch: Path) -> TableFiles:
-        path = scratch / self.columns.file
+        path = scratch / _INTERACTIONS
         pq.write_table(self._world.interactions, path)
         return TableFiles(paths=(path,))
 

@@ -50,6 +50,25 @@ def test_csv_is_read_in_chunks(tmp_path: Path) -> None:
     assert [chunk.first_row for chunk in chunks] == firsts
 
 
+def test_several_files_are_one_table(tmp_path: Path) -> None:
+    for name, numbers in (("b", [1, 2]), ("a", [3]), ("c", [4])):
+        pq.write_table(pa.table({"n": numbers}), tmp_path / f"{name}.parquet")
+    files = TableFiles.find(tmp_path, ("b.parquet", "a.parquet"))
+    assert files.read(["n"]).table["n"].to_pylist() == [1, 2, 3]
+
+
+@pytest.mark.bad_input
+def test_files_that_make_no_one_table(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("n\n1\n")
+    with pytest.raises(InputError, match=r"a\.parquet: the file is listed twice"):
+        TableFiles.find(tmp_path, ("a.parquet", "a.parquet"))
+    with pytest.raises(InputError, match=r"a\.parquet, b\.csv are one table in several formats"):
+        TableFiles.find(tmp_path, ("a.parquet", "b.csv"))
+    with pytest.raises(InputError, match=r"c\.parquet: no such file"):
+        TableFiles.find(tmp_path, ("a.parquet", "c.parquet"))
+
+
 @pytest.mark.bad_input
 def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "clicks.parquet").touch()

@@ -68,6 +68,44 @@ def test_users_past_equals_a_plain_loop(seed: int) -> None:
     assert empty_past(3, LENGTH).schema == table.schema
 
 
+def test_a_given_history_replaces_the_users_own(rng: np.random.Generator) -> None:
+    count = 200
+    item_N = np.arange(1, count + 1, dtype=np.int32)
+    given_NL = np.zeros((count, LENGTH), np.int32)
+    given_NL[:, -2:] = np.column_stack([2000 + item_N, 1000 + item_N])
+    user_N = rng.integers(1, 15, count).astype(np.int32)
+    lines = timelines(
+        rank_N=user_N.astype(np.int64),
+        order_N=rng.integers(0, 30, count),
+        user_row_N=user_N,
+        item_row_N=item_N,
+        rating_N=np.ones(count, np.int8),
+        label_N=rng.integers(0, 2, count).astype(np.int8),
+        timestamp_N=np.arange(count),
+        part_N=np.zeros(count, np.int8),
+        history_NL=given_NL,
+    )
+    none_U = np.zeros_like(lines.length_U)
+    table = sample_table(lines, sample_index(lines, none_U), LENGTH)
+    assert table.num_rows == count
+    for item, history in zip(*(table[n].to_pylist() for n in ITEM_AND_HISTORY), strict=True):
+        assert history == [0, 0, 2000 + item, 1000 + item]
+    assert set(table["history_ratings"].combine_chunks().flatten().to_pylist()) == {0}
+
+    _, past = past_table(lines, none_U, LENGTH)
+    assert past.schema == empty_past(3, LENGTH).schema
+    assert set(past["history_end"].to_pylist()) == {-1}
+    last = lines.start_U + lines.length_U - 1
+    assert set(lines.label_N[last].tolist()) == {0, 1}
+    for place, recent in zip(last, past["recent_item_rows"].to_pylist(), strict=True):
+        item, liked = int(lines.item_row_N[place]), bool(lines.label_N[place])
+        expected = [0, 0, 2000 + item, 1000 + item, *([item] if liked else [])]
+        assert recent == expected[-LENGTH:]
+
+
+ITEM_AND_HISTORY = ("item_row", "history_item_rows")
+
+
 def test_equal_orders_keep_the_order_of_the_file() -> None:
     lines = timelines(
         rank_N=np.array([2, 1, 2, 1, 2]),

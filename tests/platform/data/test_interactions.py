@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from lorecast.config import InteractionColumns
+from lorecast.config import DatasetConfig, InteractionColumns, ListColumn, SplitConfig
 from lorecast.data.files import Chunk
 from lorecast.data.interactions import InteractionRules, check
 from lorecast.data.rejected import merge, summarise
@@ -14,8 +14,12 @@ ITEMS = pa.array(["10", "11", "12"])
 COLUMNS = InteractionColumns(file="clicks", user="who", item="what", rating="stars")
 
 
-def _rules(columns: InteractionColumns = COLUMNS, split: str | None = None) -> InteractionRules:
-    return InteractionRules(columns=columns, split_column=split, positive_rating=4)
+def _rules(columns: InteractionColumns = COLUMNS, **dataset: object) -> InteractionRules:
+    config = DatasetConfig(source="tables", interactions=columns, history_length=3, **dataset)
+    return InteractionRules(columns=columns, config=config)
+
+
+FOLD = SplitConfig(by="column", column="fold")
 
 
 def _check(rules: InteractionRules, malformed: tuple[str, ...] = (), **columns: list) -> tuple:
@@ -67,7 +71,7 @@ def test_labels_orders_and_parts() -> None:
         file="clicks", user="who", item="what", label="clicked", order="step"
     )
     accepted, rejected = _check(
-        _rules(columns, split="fold"),
+        _rules(columns, split=FOLD),
         who=["ann"] * 5,
         what=["10"] * 5,
         clicked=[1, 0, 2, 1, 1],
@@ -83,6 +87,81 @@ def test_labels_orders_and_parts() -> None:
         "step is not a whole number",
         "fold is not train, valid, test or empty",
     ]
+
+
+def test_a_column_may_call_the_parts_otherwise() -> None:
+    split = SplitConfig(
+        by="column", column="fold", values={"train": -1, "valid": "later", "test": 1}
+    )
+    accepted, rejected = _check(
+        _rules(split=split),
+        who=["ann"] * 4,
+        what=["10"] * 4,
+        stars=[4] * 4,
+        timestamp=[5] * 4,
+        fold=["1", "-1", "later", "train"],
+    )
+    assert accepted["part"] == [2, 0, 1]
+    assert [row["reason"] for row in rejected] == ["fold is not -1, later, 1 or empty"]
+
+
+@pytest.mark.parametrize(
+    ("history", "lists", "num_ids", "num_unknown"),
+    [
+        (
+            ListColumn(column="seen"),
+            [["10", "99", "11"], None, [], ["12", "11", "10", "12", "99", None, "11"], ["99"]],
+            11,
+            4,
+        ),
+        (
+            ListColumn(column="seen", separator="|"),
+            ["10|99| 11", None, "", "12|11|10|12|99||11", "99"],
+            10,
+            3,
+        ),
+    ],
+)
+def test_a_column_gives_the_history(
+    history: ListColumn, lists: list, num_ids: int, num_unknown: int
+) -> None:
+    columns = COLUMNS.model_copy(update={"history": history})
+    table = {"who": ["ann"] * 5, "what": ["10"] * 5, "stars": [4] * 5, "timestamp": [5] * 5}
+    chunk = Chunk(0, pa.table({**table, "seen": lists}), ())
+    checked = check(chunk, "clicks.csv", _rules(columns), USERS, ITEMS)
+    assert checked.accepted["history"].to_pylist() == [
+        [0, 1, 2],
+        [0, 0, 0],
+        [0, 0, 0],
+        [1, 3, 2],
+        [0, 0, 0],
+    ]
+    assert (checked.num_history, checked.num_unknown_history) == (num_ids, num_unknown)
+
+
+def test_rejected_rows_show_their_history() -> None:
+    columns = COLUMNS.model_copy(update={"history": ListColumn(column="seen")})
+    accepted, rejected = _check(
+        _rules(columns), who=["eve"], what=["10"], stars=[4], timestamp=[5], seen=[[10, 12]]
+    )
+    assert accepted["history"] == []
+    assert rejected[0]["content"] == "who=eve, what=10, stars=4, timestamp=5, seen=10 12"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("separator", "values", "said"),
+    [
+        (None, ["10 11"], r"'seen' is string, expected lists \(or strings, with a separator"),
+        ("|", [[10]], r"'seen' is list<.*>, expected strings to cut at the separator"),
+        (None, [[[10]]], r"'seen' is list<.*>, expected strings or integers"),
+    ],
+)
+def test_a_history_of_a_wrong_type(separator: str | None, values: list, said: str) -> None:
+    history = ListColumn(column="seen", separator=separator)
+    columns = COLUMNS.model_copy(update={"history": history})
+    with pytest.raises(InputError, match=said):
+        _check(_rules(columns), who=["ann"], what=["10"], stars=[4], timestamp=[5], seen=values)
 
 
 def test_malformed_lines_are_rejected_rows() -> None:

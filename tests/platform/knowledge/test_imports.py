@@ -12,7 +12,7 @@ from lorecast.errors import InputError
 from lorecast.knowledge.imports import ImportedTexts, import_texts
 from lorecast.knowledge.sentences import group_evenly, split_sentences
 
-IDS = pa.array(["i1", "i2", "i3", "i4"])
+ITEMS = pa.table({"id": ["i1", "i2", "i3", "i4"]})
 
 
 def field(file: str = "texts.jsonl", **more: object) -> ImportedField:
@@ -70,7 +70,7 @@ def test_rows_statuses_and_counts(tmp_path: Path) -> None:
         {"id": "i2", "text": None},
         {"id": "i4", "text": "2020-01-01"},
     )
-    imported = import_texts(field(max_chunks=2), tmp_path, IDS)
+    imported = import_texts(field(max_chunks=2), tmp_path, ITEMS)
     assert texts_of(imported) == {(3, 0): "One.", (3, 1): "Two. Three.", (4, 0): "2020-01-01"}
     assert (imported.num_texts, imported.num_empty, imported.num_unknown) == (4, 2, 1)
     assert imported.num_chunks == 2
@@ -84,7 +84,7 @@ def test_integer_ids_and_a_filter_in_parquet(tmp_path: Path) -> None:
     table = {"movie": [1, 2, 1], "llm": ["a", "a", "b"], "words": ["A one.", "A two.", "B one."]}
     pq.write_table(pa.table(table), tmp_path / "texts.parquet")
     chosen = field("texts.parquet", id="movie", text="words", where={"llm": "a"})
-    imported = import_texts(chosen, tmp_path, pa.array(["2", "1"]))
+    imported = import_texts(chosen, tmp_path, pa.table({"id": ["2", "1"]}))
     assert texts_of(imported) == {(1, 0): "A two.", (2, 0): "A one."}
 
 
@@ -95,9 +95,9 @@ def test_user_texts_say_what_their_writer_saw(tmp_path: Path) -> None:
         {"id": "i2", "text": "Hates it.", "seen": None},
     )
     known = field(side="user", history_end="seen")
-    assert import_texts(known, tmp_path, IDS).rows["history_end"].to_pylist() == [4, None]
+    assert import_texts(known, tmp_path, ITEMS).rows["history_end"].to_pylist() == [4, None]
     unknown = field(side="user")
-    assert import_texts(unknown, tmp_path, IDS).rows["history_end"].to_pylist() == [None, None]
+    assert import_texts(unknown, tmp_path, ITEMS).rows["history_end"].to_pylist() == [None, None]
 
 
 @pytest.mark.bad_input
@@ -105,7 +105,7 @@ def test_text_that_is_not_utf8_names_file_line_and_byte(tmp_path: Path) -> None:
     lines = b'{"id": "i1", "text": "ok"}\n{"id": "i2", "text": "caf\xe9"}\n'
     (tmp_path / "texts.jsonl").write_bytes(lines)
     with pytest.raises(InputError, match=r"texts\.jsonl: not UTF-8 in line 2 \(byte 52\)"):
-        import_texts(field(), tmp_path, IDS)
+        import_texts(field(), tmp_path, ITEMS)
 
 
 @pytest.mark.bad_input
@@ -129,26 +129,56 @@ def test_unusable_files_in_one_sentence(
         {"id": "i1", "text": "B.", "llm": "b"},
     )
     with pytest.raises(InputError, match=said) as error:
-        import_texts(field(**changes), tmp_path, IDS)
+        import_texts(field(**changes), tmp_path, ITEMS)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_may_call_entities_by_another_column(tmp_path: Path) -> None:
+    items = pa.table({"id": ["1", "2", "3"], "imdb": ["tt9", None, "tt7"]})
+    write(tmp_path, {"id": "tt7", "text": "A."}, {"id": "tt8", "text": "B."})
+    imported = import_texts(field(key="imdb"), tmp_path, items)
+    assert texts_of(imported) == {(3, 0): "A."}
+    assert imported.rows["id"].to_pylist() == ["3"]
+    assert imported.num_unknown == 1
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("imbd", r"'plot': the items have no column 'imbd' .* list it in dataset\.items\.text"),
+        ("year", "several items have year = '1990'; a key must name one"),
+    ],
+)
+def test_a_key_that_names_no_one_entity(tmp_path: Path, key: str, said: str) -> None:
+    write(tmp_path, {"id": "1990", "text": "A."})
+    items = pa.table({"id": ["1", "2"], "year": ["1990", "1990"]})
+    with pytest.raises(InputError, match=said):
+        import_texts(field(key=key), tmp_path, items)
+
+
+def test_the_usual_key_is_no_part_of_the_identity() -> None:
+    assert "key" not in field().identity()
+    assert field(key="imdb").identity()["key"] == "imdb"
 
 
 @pytest.mark.bad_input
 def test_what_is_no_json_is_said(tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"id": "i1", "text": "A."}\n{"id": \n')
     with pytest.raises(InputError, match="not JSON lines"):
-        import_texts(field(), tmp_path, IDS)
+        import_texts(field(), tmp_path, ITEMS)
 
 
 @pytest.mark.data
 def test_every_movielens_text_is_accounted_for(data_folder: Path) -> None:
     folder = data_folder / "ml-1m"
     movies = pq.read_table(folder / "movies.parquet")["movie_id"].cast(pa.string())
+    items = pa.table({"id": movies})
     imported = [
         import_texts(
             field("knowledge/item.parquet", id="movie_id", where={"source": source}),
             folder,
-            movies.combine_chunks(),
+            items,
         )
         for source in ("colakg", "gear-rec", "agent4rec")
     ]

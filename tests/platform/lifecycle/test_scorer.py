@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,25 @@ def test_ratings_take_the_nearest_level(scorer: Scorer) -> None:
     np.testing.assert_array_equal(
         near, scorer.candidates("u5", ["i1"], [("i2", 4), ("i3", 1)]).score_N
     )
+
+
+def test_histories_of_items_alone(workspace: Path, tiny_dataset: Dataset) -> None:
+    assert Scorer.load(write_small_bundle(workspace, tiny_dataset)).rating_range == (1, 5)
+    unrated = replace(tiny_dataset, rates_histories=False)
+    scorer = Scorer.load(write_small_bundle(workspace, unrated))
+    assert scorer.rating_range is None
+    alone = scorer.candidates("u5", ["i1"], [("i2", None), ("i3", None)]).score_N
+    rated = scorer.candidates("u5", ["i1"], [("i2", 1), ("i3", 1)]).score_N
+    assert np.isfinite(alone).all()
+    assert not np.array_equal(alone, rated)
+
+
+def test_a_bundle_from_before_unrated_histories_rates_them(bundle: Path) -> None:
+    path = bundle / "bundle.json"
+    card = json.loads(path.read_text())
+    del card["rates_histories"]
+    path.write_text(json.dumps(card))
+    assert Scorer.load(bundle).rating_range == (1, 5)
 
 
 def test_unknown_ids_are_scored_and_named(scorer: Scorer) -> None:
