@@ -41,6 +41,16 @@ Experiment = Annotated[
         show_default=False,
     ),
 ]
+Arms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arm",
+        metavar="'NAME: KEY=VALUE ...'",
+        help="a further arm: the same experiment with overrides; may be given several times",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="folder that gets a copy of the files")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line, for machines")]
 
 
@@ -192,6 +202,38 @@ def train(experiment: Experiment = None, as_json: Json = False) -> None:
     from lorecast.jobs import pipeline
 
     pipeline.Pipeline(*_open(experiment, as_json)).train()
+
+
+@app.command(
+    epilog="Example: `lorecast evaluate mine.yaml training.seeds=[0,1,2] "
+    "--arm 'hein: model.extractor=hein training.strategies=[all_parameters]'`"
+)
+def evaluate(
+    experiment: Experiment = None, arm: Arms = None, out: Out = None, as_json: Json = False
+) -> None:
+    """Compare models on the test part: metrics, slices, calibration, with intervals.
+
+    The experiment's strategies are arms; `base` is what the others are compared with. Trains
+    what is missing.
+    """
+    from lorecast.jobs import evaluate as evaluating
+    from lorecast.jobs.console import Console
+
+    evaluating.run(experiment or [], arm or [], Console(as_json=as_json), out)
+
+
+@app.command(epilog="Example: `lorecast report mine.yaml training.seeds=[0,1,2] --out report`")
+def report(
+    experiment: Experiment = None, arm: Arms = None, out: Out = None, as_json: Json = False
+) -> None:
+    """Lay base, HEIN and KSER side by side: gains, costs, calibration, slices, ESFNet's weights.
+
+    `--arm` replaces the extractor that the experiment does not have (HEIN or KSER).
+    """
+    from lorecast.jobs import side_by_side
+    from lorecast.jobs.console import Console
+
+    side_by_side.run(experiment or [], arm or [], Console(as_json=as_json), out)
 
 
 @app.command(epilog="Example: `lorecast init ./tables --output mine.yaml`")

@@ -19,10 +19,17 @@ from rich.padding import Padding
 from lorecast.artifacts import Artifact, StageSpec, build, find
 from lorecast.config import ModelConfig, Strategy
 from lorecast.data.dataset import Dataset
+from lorecast.evaluation import tables
 from lorecast.evaluation.uncertainty import paired_bootstrap
+from lorecast.jobs.arms import model_name
 from lorecast.jobs.pipeline import Pipeline, Trained
 
-_RESAMPLES = 1000
+_FIGURES = (
+    ("valid AUC", "valid", "auc"),
+    ("test AUC", "test", "auc"),
+    ("LogLoss", "test", "log_loss"),
+    ("GAUC", "test", "gauc"),
+)
 _WIDTH = 100
 _FONT_FACE = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 """Web fonts that Rich would load from elsewhere; the reader's own monospace will do."""
@@ -120,8 +127,6 @@ def _differences(trained: Sequence[Trained]) -> Iterator[Difference]:
             ours["label"],
             ours["score"],
             theirs["score"],
-            resamples=_RESAMPLES,
-            seed=0,
         )
         yield Difference(model.strategy, model.seed, value, low, high)
 
@@ -149,24 +154,7 @@ def _compared(
     model: ModelConfig, trained: Sequence[Trained], differences: Sequence[Difference]
 ) -> Iterator[str]:
     yield "## How well the models predict clicks"
-    rows = [
-        "| model | valid AUC | test AUC | LogLoss | GAUC | parameters |",
-        "|---|---|---|---|---|---|",
-    ]
-    for strategy in dict.fromkeys(each.strategy for each in trained):
-        models = [each for each in trained if each.strategy == strategy]
-        cells = [
-            _mean_std([each.metric(split, name) for each in models])
-            for split, name in (
-                ("valid", "auc"),
-                ("test", "auc"),
-                ("test", "log_loss"),
-                ("test", "gauc"),
-            )
-        ]
-        parameters = f"{models[0].artifact.facts['parameters']:,}"
-        rows.append(f"| {_model_name(model, strategy)} | {' | '.join(cells)} | {parameters} |")
-    yield "\n".join(rows)
+    yield tables.markdown([_line(model, strategy, trained) for strategy in _strategies(trained)])
     for difference in differences:
         yield (
             f"Test AUC with knowledge minus without (seed {difference.seed}): "
@@ -175,20 +163,24 @@ def _compared(
         )
 
 
-def _model_name(model: ModelConfig, strategy: Strategy) -> str:
-    backbone, extractor = model.backbone.upper(), model.extractor.upper()
-    names: dict[Strategy, str] = {
-        "base": f"{backbone} (base)",
-        "all_parameters": f"{backbone} + {extractor} (all parameters)",
-        "extractor_only": f"{backbone}, frozen, + {extractor} (extractor only)",
+def _strategies(trained: Sequence[Trained]) -> list[Strategy]:
+    return list(dict.fromkeys(each.strategy for each in trained))
+
+
+def _line(model: ModelConfig, strategy: Strategy, trained: Sequence[Trained]) -> tables.Line:
+    models = [each for each in trained if each.strategy == strategy]
+    return {
+        "model": model_name(model, strategy),
+        **{
+            title: _mean_std([each.metric(split, name) for each in models])
+            for title, split, name in _FIGURES
+        },
+        "parameters": f"{models[0].artifact.facts['parameters']:,}",
     }
-    return names[strategy]
 
 
 def _mean_std(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.4f}"
-    return f"{mean(values):.4f} ± {stdev(values):.4f}"
+    return tables.mean_std(mean(values), stdev(values) if len(values) > 1 else None)
 
 
 def _next(dataset: Dataset, registered: Artifact, invocation: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ call sees the same draws, so differences of models on the same rows come in pair
 Legend: N samples, U users, R draws.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -112,32 +112,30 @@ class ECE:
 
 
 def statistics(
-    user_N: NDArray[np.intp], label_N: ArrayLike, probability_N: ArrayLike, cutoffs: Sequence[int]
+    user_N: NDArray[np.intp], label_N: ArrayLike, probability_N: ArrayLike, names: Iterable[str]
 ) -> dict[str, Statistic]:
-    """All figures of one model: auc, gauc, uauc, log_loss, ece, ndcg and map with cut-offs.
+    """The named figures of one model: auc, gauc, uauc, log_loss, ece, ndcg, map, ndcg@k, map@k.
 
     `user_N` numbers the users from 0 without gaps.
     """
-    users = int(user_N.max()) + 1
+    wanted, users = dict.fromkeys(names), int(user_N.max()) + 1
     code = user_N.astype(np.uint64)
-    of_users = auc_by_group(code, label_N, probability_N)
-    ranked_G, ranking = ranking_by_group(code, label_N, probability_N, cutoffs)
-    loss_U = _sums(user_N, row_log_loss(label_N, probability_N), users)
-    rows_U = np.bincount(user_N, minlength=users).astype(np.float64)
-    size_G = of_users.size_G.astype(np.float64)
-
-    def mean_over(code_G: NDArray[np.int64], value_G: NDArray[np.float64], by: ArrayLike) -> Mean:
-        weight_G = np.broadcast_to(np.asarray(by, np.float64), value_G.shape)
-        return Mean(_sums(code_G, weight_G * value_G, users), _sums(code_G, weight_G, users))
-
-    return {
-        "auc": PooledAUC(user_N, label_N, probability_N),
-        "gauc": mean_over(of_users.code_G, of_users.auc_G, size_G),
-        "uauc": mean_over(of_users.code_G, of_users.auc_G, 1.0),
-        "log_loss": Mean(loss_U, rows_U),
-        "ece": ECE(user_N, label_N, probability_N, users),
-        **{name: mean_over(ranked_G, values_G, 1.0) for name, values_G in ranking.items()},
-    }
+    found: dict[str, Statistic] = {}
+    if "auc" in wanted:
+        found["auc"] = PooledAUC(user_N, label_N, probability_N)
+    if "ece" in wanted:
+        found["ece"] = ECE(user_N, label_N, probability_N, users)
+    if "log_loss" in wanted:
+        found["log_loss"] = _mean(user_N, row_log_loss(label_N, probability_N), 1.0, users)
+    if not wanted.keys().isdisjoint(("gauc", "uauc")):
+        code_G, size_G, auc_G = auc_by_group(code, label_N, probability_N)
+        found["gauc"] = _mean(code_G, auc_G, size_G, users)
+        found["uauc"] = _mean(code_G, auc_G, 1.0, users)
+    if ranking := [name for name in wanted if name.startswith(("ndcg", "map"))]:
+        cutoffs = {int(name.split("@")[1]) for name in ranking if "@" in name}
+        code_G, figures = ranking_by_group(code, label_N, probability_N, sorted(cutoffs))
+        found |= {name: _mean(code_G, figures[name], 1.0, users) for name in ranking}
+    return {name: found[name] for name in wanted}
 
 
 def plain(statistic: Statistic, num_users: int) -> float:
@@ -213,10 +211,13 @@ def _draws(num_users: int, resamples: int, seed: int) -> Iterator[NDArray[np.flo
         yield counts.reshape(draws, num_users).astype(np.float64)
 
 
-def _sums(
-    place_N: NDArray[np.integer], value_N: NDArray[np.float64], count: int
-) -> NDArray[np.float64]:
-    return np.bincount(place_N, value_N, count).astype(np.float64)
+def _mean(
+    user_M: NDArray[np.integer], value_M: NDArray[np.float64], weight_M: ArrayLike, users: int
+) -> Mean:
+    """The weighted mean of values that belong to users, one or several each."""
+    weight_M = np.broadcast_to(np.asarray(weight_M, np.float64), value_M.shape)
+    total_U, count_U = (np.bincount(user_M, m, users) for m in (weight_M * value_M, weight_M))
+    return Mean(total_U.astype(np.float64), count_U.astype(np.float64))
 
 
 def _ratio(over: ArrayLike, under: ArrayLike) -> NDArray[np.float64]:

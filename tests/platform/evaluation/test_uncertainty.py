@@ -39,8 +39,10 @@ def _plain(
 def test_statistics_of_all_users_once_are_the_plain_figures(rng: np.random.Generator) -> None:
     user, label, score = _samples(rng, 2)
     label[user == 3] = 0
-    found = {name: plain(each, 60) for name, each in statistics(user, label, score, [1, 5]).items()}
-    assert found == pytest.approx(_plain(user, label, score, [1, 5]), abs=1e-12)
+    expected = _plain(user, label, score, [1, 5])
+    of_model = statistics(user, label, score, expected)
+    found = {name: plain(each, 60) for name, each in of_model.items()}
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_statistics_of_weighted_users_are_the_figures_of_their_copies(
@@ -52,14 +54,14 @@ def test_statistics_of_weighted_users_are_the_figures_of_their_copies(
     columns = [np.concatenate([c[is_u] for is_u, _ in copies]) for c in (label, score)]
     names = np.concatenate([100 * user[is_u] + n for is_u, n in copies])
     expected = _plain(names, *columns, [5])
-    for name, each in statistics(user, label, score, [5]).items():
+    for name, each in statistics(user, label, score, expected).items():
         if name != "ece":  # whose bins stay those of the samples as they are
             found = each(weight[None].astype(float))[0]
             assert found == pytest.approx(expected[name], abs=1e-12), name
 
 
 def test_one_class_under_the_weights_is_nan() -> None:
-    of_two = statistics(np.array([0, 1]), [1, 0], [0.7, 0.2], [])
+    of_two = statistics(np.array([0, 1]), [1, 0], [0.7, 0.2], ["auc"])
     assert np.isnan(of_two["auc"](np.array([[2.0, 0.0]]))).all()
 
 
