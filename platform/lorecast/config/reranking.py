@@ -15,7 +15,7 @@ class RerankingConfig(Section):
     """
 
     model: Literal["dlcm", "prm", "setrank"] = Field("prm", description="what orders a list anew")
-    list_length: Positive = Field(10, description="items a list")
+    list_length: int = Field(10, ge=2, description="items a list")
     clicked: Positive = Field(
         4,
         description="of them, interactions of the user in a row, with their labels; the others are "

@@ -48,15 +48,14 @@ def load_lists(dataset: Dataset, config: RerankingConfig) -> dict[Split, Lists]:
     Raises TrainingError if a part has no list with a click.
     """
     start_U = dataset.history_end() + 1
-    clicks_I = np.zeros(0)
+    clicks_I = np.zeros(0, np.int64)
     lists: dict[Split, Lists] = {}
     for part, split in enumerate(SPLITS):
         samples = load_samples(dataset, split)
         rng = np.random.default_rng([config.seed, part])
         if split == "train":
-            clicks_I = np.bincount(
-                samples.item_row_B, samples.label_B, minlength=dataset.schema.num_items + 1
-            )
+            clicked_B = samples.item_row_B[samples.label_B == 1]
+            clicks_I = np.bincount(clicked_B, minlength=dataset.schema.num_items + 1)
         window_WC = windows(samples, start_U, config.clicked)
         made = fill(samples, window_WC, clicks_I, config, rng, counted=split == "train")
         if not made.label_WK.any():
@@ -87,7 +86,7 @@ def windows(samples: Samples, start_U: NDArray[np.integer], clicked: int) -> NDA
 def fill(
     samples: Samples,
     window_WC: NDArray[np.intp],
-    clicks_I: NDArray[np.floating],
+    clicks_I: NDArray[np.integer],
     config: RerankingConfig,
     rng: np.random.Generator,
     *,
@@ -100,8 +99,7 @@ def fill(
     item_WK = np.hstack([own_WC, _others(own_WC, others, len(clicks_I) - 1, rng)])
     label_WK = np.zeros(item_WK.shape, np.int8)
     label_WK[:, : config.clicked] = samples.label_B[window_WC]
-    popularity_WK = clicks_I[item_WK] - label_WK * counted
-    popularity_WK[item_WK == 0] = -np.inf
+    popularity_WK = np.where(item_WK > 0, clicks_I[item_WK] - label_WK * counted, -1)
     order_WK = np.lexsort((rng.random(item_WK.shape), -popularity_WK), axis=1)
     first_W = window_WC[:, 0]
     return Lists(

@@ -118,7 +118,7 @@ def test_a_small_catalogue_pads_lists_at_their_end() -> None:
 def _filled(samples: Samples, num_items: int, config: RerankingConfig) -> Lists:
     window_WC = windows(samples, np.zeros(2, np.int64), config.clicked)
     rng = np.random.default_rng(0)
-    return fill(samples, window_WC, np.zeros(num_items + 1), config, rng, counted=False)
+    return fill(samples, window_WC, np.zeros(num_items + 1, np.int64), config, rng, counted=False)
 
 
 def test_a_seed_gives_the_same_lists(tiny_dataset: Dataset) -> None:
