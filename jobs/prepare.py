@@ -25,7 +25,14 @@ from lorecast.data.entities import Entities, known_only_by_id
 from lorecast.data.files import Fragment, TableFiles
 from lorecast.data.interactions import InteractionRules
 from lorecast.data.layout import ITEMS, REJECTED, SPLITS, STAGE, USERS, VOCABULARIES
-from lorecast.data.preparation import MAX_LEVELS, Gathered, Preparation, Scattered, mentioned_ids
+from lorecast.data.preparation import (
+    MAX_CONTEXTS,
+    MAX_LEVELS,
+    Gathered,
+    Preparation,
+    Scattered,
+    mentioned_ids,
+)
 from lorecast.data.rejected import Found, merge, summarise
 from lorecast.data.sources import Source
 from lorecast.data.split import TimeSpan, require_every_part
@@ -116,9 +123,14 @@ def _prepare(
         draft.facts |= _history_facts(scattered, source.columns.history.column, files, console)
 
     levels = _levels(scattered, rules)
-    rows, positives = _gather(preparation, scattered, levels, console)
+    contexts = _contexts(scattered, source.columns.context)
+    rows, positives = _gather(preparation, scattered, levels, contexts, console)
     require_every_part(rows, config.dataset.split)
-    _write_entities(draft.path, users, items, levels, preparation.users_past(), config.dataset)
+    vocabularies = _write_entities(draft.path, users, items, preparation.users_past(), config)
+    vocabularies["rating"] = levels
+    if contexts:
+        vocabularies["context"] = contexts
+    write_json(draft.path / VOCABULARIES, vocabularies)
     draft.facts |= {
         "rows": rows,
         "positives": {split: round(positives[split] / rows[split], 6) for split in SPLITS},
@@ -129,6 +141,12 @@ def _prepare(
         "text_columns": {"user": list(users.texts), "item": list(items.texts)},
         "rejected": rejected,
     }
+    for side, entities in (("user", users), ("item", items)):
+        for name, count in entities.num_cut.items():
+            console.note(
+                f"{count:,} {side}s have more values of {name!r} than the first ones that count "
+                f"(dataset.{side}s.multi_max)"
+            )
     if rejected:
         total = sum(reason["rows"] for table in rejected.values() for reason in table.values())
         console.note(f"{total:,} rows rejected: see {draft.path / REJECTED}")
@@ -239,8 +257,27 @@ def _levels(scattered: Sequence[Scattered], rules: InteractionRules) -> list[flo
     return [int(value) if value == int(value) else value for value in values]
 
 
+def _contexts(scattered: Sequence[Scattered], columns: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each context column, sorted; the code of a value is its index + 1."""
+    contexts = {}
+    for name in columns:
+        values = sorted({value for report in scattered for value in report.contexts[name]})
+        if not 0 < len(values) <= MAX_CONTEXTS:
+            told = f"more than {MAX_CONTEXTS:,} values" if values else "no value"
+            raise InputError(
+                f"column {name!r} (named in dataset.interactions.context) has {told}: a context is "
+                "one of a few categories; leave it out"
+            )
+        contexts[name] = values
+    return contexts
+
+
 def _gather(
-    preparation: Preparation, scattered: Sequence[Scattered], levels: list[float], console: Console
+    preparation: Preparation,
+    scattered: Sequence[Scattered],
+    levels: list[float],
+    contexts: Mapping[str, list[str]],
+    console: Console,
 ) -> tuple[dict[Any, int], dict[Any, int]]:
     """Rows and positives by split."""
     shared = _share(preparation)
@@ -262,7 +299,7 @@ def _gather(
         cuts = span.cuts(counts, preparation.config.split)
 
     def gather(bucket: int) -> dict[str, Any]:
-        return asdict(shared().gather(bucket, levels, cuts))
+        return asdict(shared().gather(bucket, levels, contexts, cuts))
 
     reports = [Gathered(**r) for _, r in _each(gather, num_buckets, "prepare: samples", console)]
     return (
@@ -272,17 +309,24 @@ def _gather(
 
 
 def _write_entities(
-    target: Path,
-    users: Entities,
-    items: Entities,
-    levels: list[float],
-    past: pa.Table,
-    config: DatasetConfig,
-) -> None:
+    target: Path, users: Entities, items: Entities, past: pa.Table, config: ExperimentConfig
+) -> dict[str, Any]:
+    """Writes both tables; returns the vocabularies and scales of their features."""
+    multi = {"item": items.multi_vocabularies(), "user": users.multi_vocabularies()}
+    scales = {}
+    items, scales["item"] = items.standardised(target, "item")
+    users, scales["user"] = users.standardised(target, "user")
     pq.write_table(items.item_table(), target / ITEMS)
-    pq.write_table(users.user_table(past, config.history_length), target / USERS)
-    vocabularies = {"item": items.vocabularies(), "user": users.vocabularies(), "rating": levels}
-    write_json(target / VOCABULARIES, vocabularies)
+    pq.write_table(users.user_table(past, config.dataset.history_length), target / USERS)
+    vocabularies: dict[str, Any] = {"item": items.vocabularies(), "user": users.vocabularies()}
+    if any(multi.values()):
+        vocabularies["multi"] = multi
+    if any(scales.values()):
+        vocabularies["numeric"] = {
+            side: {name: scale._asdict() for name, scale in of_side.items()}
+            for side, of_side in scales.items()
+        }
+    return vocabularies
 
 
 def _share(preparation: Preparation) -> Callable[[], Preparation]:

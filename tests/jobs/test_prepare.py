@@ -230,6 +230,56 @@ def test_a_column_gives_the_histories(tables: Tables, run: Run, rng: np.random.G
     assert _found_samples(again) == _found_samples(artifact)
 
 
+def test_any_features(tables: Tables, run: Run, rng: np.random.Generator) -> None:
+    clicks, things, people = (tables[name] for name in ("clicks", "things", "people"))
+    clicks["device"] = rng.choice(["phone", "desk", "tv", None], 1500)
+    clicks["hour"] = rng.integers(0, 24, 1500)
+    things["tags"] = [["x", "y"][: n % 3] for n in range(NUM_ITEMS)]
+    things["price"] = [None if n % 7 == 0 else float(n) for n in range(NUM_ITEMS)]
+    people["likes"] = ["a|b|c", "b"] * (NUM_USERS // 2)
+    options: dict[str, Any] = {
+        "clicks": {"context": ["device", "hour"]},
+        "things": {"multi": ["tags"], "numeric": ["price"]},
+        "users": {
+            "file": "people.parquet",
+            "id": "uid",
+            "multi": [{"column": "likes", "separator": "|"}],
+            "multi_max": 2,
+        },
+    }
+    artifact = run(tables, **options)
+    dataset = Dataset.open(artifact.path)
+    schema = dataset.schema
+    assert (schema.item_multi, schema.user_multi) == ({"tags": 2}, {"likes": 2})
+    assert (schema.item_numeric, schema.user_numeric) == (("price",), ())
+    assert schema.context == {"device": 3, "hour": 24}
+    assert dataset.feature_codes("item").shape == (NUM_ITEMS + 1, 1)
+    assert dataset.multi_codes("item")["tags"][:4].tolist() == [[0, 0], [0, 0], [1, 0], [1, 2]]
+    assert dataset.multi_codes("user")["likes"][:3].tolist() == [[0, 0], [1, 2], [2, 0]]
+    assert dataset.numeric("user").shape == (NUM_USERS + 1, 0)
+    price = dataset.numeric("item")[:, 0]
+    trained = np.unique(load_samples(dataset, "train").item_row_B)
+    known = np.array([row for row in trained if (row - 1) % 7])
+    assert price[known].mean() == pytest.approx(0, abs=1e-6)
+    assert price[known].std() == pytest.approx(1, abs=1e-6)
+    assert (price[1::7] == 0).all()
+
+    moments: dict[tuple[int, ...], set[tuple[Any, ...]]] = {}
+    names = ("who", "what", "when", "device", "hour")
+    for who, what, when, device, hour in zip(*(clicks[n] for n in names), strict=True):
+        moments.setdefault((int(who), what, when), set()).add((device, str(hour)))
+    devices, hours = ((None, *dataset.contexts[name]) for name in ("device", "hour"))
+    for samples in _all(artifact).values():
+        keys = np.column_stack([samples.user_row_B, samples.item_row_B, samples.timestamp_B])
+        for key, (device, hour) in zip(keys.tolist(), samples.context_BK.tolist(), strict=True):
+            assert (devices[device], hours[hour]) in moments[tuple(key)]
+    again = Dataset.open(run(tables, rows_per_task=70, **options).path)
+    for split in SPLITS:
+        first, second = load_samples(dataset, split), load_samples(again, split)
+        assert np.array_equal(first.context_BK, second.context_BK)
+        assert first.take(slice(0, 0)).context_BK.shape == (0, 2)
+
+
 def test_entities_known_only_from_interactions(tables: Tables, run: Run) -> None:
     dataset = Dataset.open(run(tables, users=None, items=None).path)
     assert dataset.users()["id"].to_pylist() == [str(n) for n in range(1, NUM_USERS)]
@@ -334,6 +384,21 @@ def _repeated(tables: Tables) -> None:
             None,
             {"clicks": {"history": "sen"}},
             r"no column 'sen' \(named in dataset.interactions\)",
+        ),
+        (
+            _filled("clicks", "device", None),
+            {"clicks": {"context": ["device"]}},
+            r"'device' \(named in dataset\.interactions\.context\) has no value",
+        ),
+        (
+            _filled("clicks", "device", [1]),
+            {"clicks": {"context": ["device"]}},
+            "column 'device' is list<",
+        ),
+        (
+            _filled("things", "price", 3.5),
+            {"things": {"numeric": ["price"]}},
+            "column 'price' .* no two different numbers among training rows",
         ),
         (_too_many_ratings, {}, "'stars' has more than 127 distinct ratings"),
         (None, {"prefix_share": 1.0, "prefix_max": 1000}, "the split 'train' has no samples"),

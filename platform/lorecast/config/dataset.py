@@ -44,10 +44,13 @@ class InteractionColumns(Section):
         description="column with the user's items before each row, oldest first; default: the "
         "user's rows before",
     )
+    context: tuple[str, ...] = Field(
+        (), description="categorical columns about the moment, e.g. device or hour"
+    )
 
     def identity(self) -> dict[str, Any]:
         """Without the keys that say nothing, so that older datasets stay what they are."""
-        return _without_empty(super().identity(), "history")
+        return _without_empty(super().identity(), "history", "context")
 
 
 class EntityColumns(Section):
@@ -60,6 +63,20 @@ class EntityColumns(Section):
     features: tuple[str, ...] = Field(
         (), description="categorical columns that the click model embeds"
     )
+    multi: tuple[ListColumn, ...] = Field(
+        (), description="the same with several values a row, e.g. genres"
+    )
+    multi_max: Positive = Field(8, description="values of a row that count, the first ones (multi)")
+    numeric: tuple[str, ...] = Field(
+        (), description="columns of numbers for the click model, scaled by their spread in training"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Without the keys that say nothing, so that older datasets stay what they are."""
+        identity = _without_empty(super().identity(), "multi", "numeric")
+        if not self.multi:
+            del identity["multi_max"]
+        return identity
 
 
 class SplitConfig(Section):

@@ -1,6 +1,7 @@
-"""Samples as contiguous arrays. Legend: B samples, L history."""
+"""Samples as contiguous arrays. Legend: B samples, L history, K context features."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lorecast.data.dataset import Dataset
-from lorecast.data.layout import Split, samples_folder
+from lorecast.data.layout import CONTEXT_PREFIX, Split, samples_folder
 from lorecast.errors import InputError
 
 
@@ -26,7 +27,13 @@ class Samples:
     history_item_BL: NDArray[np.int32]
     """Item rows, newest last, 0 on the left where the history is shorter."""
     history_rating_BL: NDArray[np.int8]
-    """Rating level codes of the same interactions."""
+    """Rating level codes of the same interactions; 0 where they have none."""
+    context_BK: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    """Codes of the moment's categories, in the order of the schema; 0 is unknown."""
+
+    def __post_init__(self) -> None:
+        if not self.context_BK.shape[1]:  # who has no category need not say for how many samples
+            object.__setattr__(self, "context_BK", np.empty((len(self), 0), np.int32))
 
     def __len__(self) -> int:
         return len(self.label_B)
@@ -48,7 +55,8 @@ def load_samples(dataset: Dataset, split: Split, shard: int = 0, num_shards: int
     if num_rows == 0:
         raise InputError(f"{dataset.path}: the split {split!r} has no samples; prepare again")
     first, last = num_rows * shard // num_shards, num_rows * (shard + 1) // num_shards
-    samples = _allocate(last - first, dataset.history_length)
+    contexts = list(dataset.schema.context)
+    samples = _allocate(last - first, dataset.history_length, len(contexts))
     start = 0
     for file in files:
         for group in range(file.num_row_groups):
@@ -56,7 +64,7 @@ def load_samples(dataset: Dataset, split: Split, shard: int = 0, num_shards: int
             low, high = max(start, first), min(stop, last)
             if low < high:
                 table = file.read_row_group(group).slice(low - start, high - low)
-                _fill(samples.take(slice(low - first, high - first)), table)
+                _fill(samples.take(slice(low - first, high - first)), table, contexts)
             start = stop
     return samples
 
@@ -72,7 +80,7 @@ _COLUMNS = {
 }
 
 
-def _allocate(num_rows: int, history_length: int) -> Samples:
+def _allocate(num_rows: int, history_length: int, num_contexts: int) -> Samples:
     return Samples(
         user_row_B=np.empty(num_rows, np.int32),
         item_row_B=np.empty(num_rows, np.int32),
@@ -81,10 +89,13 @@ def _allocate(num_rows: int, history_length: int) -> Samples:
         position_B=np.empty(num_rows, np.int32),
         history_item_BL=np.empty((num_rows, history_length), np.int32),
         history_rating_BL=np.empty((num_rows, history_length), np.int8),
+        context_BK=np.empty((num_rows, num_contexts), np.int32),
     )
 
 
-def _fill(target: Samples, table: pa.Table) -> None:
+def _fill(target: Samples, table: pa.Table, contexts: Sequence[str]) -> None:
+    for place, name in enumerate(contexts):
+        target.context_BK[:, place] = table[CONTEXT_PREFIX + name].to_numpy()
     for name, column in _COLUMNS.items():
         array: NDArray[np.integer] = getattr(target, name)
         values = table[column].combine_chunks()

@@ -1,7 +1,9 @@
 """Users and items: ids in row order, texts for prompts, features for the model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,8 +13,9 @@ import pyarrow.compute as pc
 from lorecast.config import EntityColumns, Side
 from lorecast.data import parsing
 from lorecast.data.files import Chunk, TableFiles
-from lorecast.data.layout import FEATURE_PREFIX, item_schema, user_schema
+from lorecast.data.layout import fixed_lists, item_schema, user_schema
 from lorecast.data.rejected import RowChecks, nulls
+from lorecast.data.scaling import Scale, standardise, trained_entities
 from lorecast.errors import ConfigError, InputError
 
 RESERVED_TEXTS: Final = frozenset(item_schema((), ()).names + user_schema((), (), 1).names)
@@ -28,6 +31,12 @@ class Entities:
     """Items only; null where there is none."""
     texts: Mapping[str, pa.StringArray] = field(default_factory=dict)
     features: Mapping[str, pa.StringArray] = field(default_factory=dict)
+    multi: Mapping[str, pa.ListArray] = field(default_factory=dict)
+    """Texts, none twice and at most as many as count."""
+    num_cut: Mapping[str, int] = field(default_factory=dict)
+    """Entities that lost values of a multi-valued feature, where there are any."""
+    numeric: Mapping[str, pa.Array] = field(default_factory=dict)
+    """Numbers as they are, null where missing; see `standardised`."""
     rejected: pa.Table | None = None
     """`rejected.SCHEMA`."""
     num_read: int = 0
@@ -35,34 +44,51 @@ class Entities:
 
     def vocabularies(self) -> dict[str, list[str]]:
         """The values of each feature, sorted; the code of a value is its index + 1."""
-        return {
-            name: pc.unique(values).drop_null().sort().to_pylist()
-            for name, values in self.features.items()
-        }
+        return {name: _vocabulary(values) for name, values in self.features.items()}
 
-    def codes(self) -> dict[str, pa.Int32Array]:
-        """Feature columns by the names they have on disk."""
-        return {
-            FEATURE_PREFIX + name: pc.add(
-                pc.fill_null(pc.index_in(self.features[name], pa.array(values, pa.string())), -1), 1
-            ).cast(pa.int32())
-            for name, values in self.vocabularies().items()
+    def multi_vocabularies(self) -> dict[str, list[str]]:
+        """The same for multi-valued features."""
+        return {name: _vocabulary(lists.flatten()) for name, lists in self.multi.items()}
+
+    def standardised(self, dataset: Path, side: Side) -> tuple["Entities", dict[str, Scale]]:
+        """The same with numbers on the scale of the entities in the training samples that lie in
+        the folder of the dataset; and these scales."""
+        if not self.numeric:
+            return self, {}
+        trained = trained_entities(dataset, side, len(self.ids))
+        key = f"dataset.{side}s.numeric"
+        scaled = {
+            name: standardise(values, trained, name, key) for name, values in self.numeric.items()
         }
+        numeric = {name: values for name, (values, _) in scaled.items()}
+        return replace(self, numeric=numeric), {name: scale for name, (_, scale) in scaled.items()}
 
     def item_table(self) -> pa.Table:
         """items.parquet. An item without a title is called by its id."""
         titles = self.ids if self.titles is None else pc.coalesce(self.titles, self.ids)
-        return pa.Table.from_arrays(
-            [self.ids, titles, *self.texts.values(), *self.codes().values()],
-            schema=item_schema(self.texts, self.features),
-        )
+        columns = self._columns()
+        schema = item_schema(self.texts, self.features, self._widths(), self.numeric)
+        return pa.Table.from_arrays([self.ids, titles, *columns], schema=schema)
 
     def user_table(self, past: pa.Table, history_length: int) -> pa.Table:
         """users.parquet, with what the interactions say (`layout.past_schema`)."""
-        return pa.Table.from_arrays(
-            [self.ids, *self.texts.values(), *self.codes().values(), *past.columns],
-            schema=user_schema(self.texts, self.features, history_length),
+        schema = user_schema(
+            self.texts, self.features, history_length, self._widths(), self.numeric
         )
+        return pa.Table.from_arrays([self.ids, *self._columns(), *past.columns], schema=schema)
+
+    def _columns(self) -> list[pa.Array]:
+        """Texts and features, in the order of the schemas."""
+        vocabularies, multi = self.vocabularies(), self.multi_vocabularies()
+        return [
+            *self.texts.values(),
+            *(_codes(values, vocabularies[name]) for name, values in self.features.items()),
+            *(_code_lists(lists, multi[name]) for name, lists in self.multi.items()),
+            *self.numeric.values(),
+        ]
+
+    def _widths(self) -> dict[str, int]:
+        return {name: _width(lists) for name, lists in self.multi.items()}
 
 
 def read_entities(files: TableFiles, side: Side, columns: EntityColumns) -> Entities:
@@ -74,7 +100,9 @@ def read_entities(files: TableFiles, side: Side, columns: EntityColumns) -> Enti
     if side == "user" and columns.title is not None:
         raise ConfigError(f"{key}.title: users have no title; list {columns.title!r} in {key}.text")
     titles = (columns.title,) if columns.title else ()
-    used = tuple(dict.fromkeys((columns.id, *titles, *columns.text, *columns.features)))
+    multi = (column.column for column in columns.multi)
+    described = (*columns.text, *columns.features, *multi, *columns.numeric)
+    used = tuple(dict.fromkeys((columns.id, *titles, *described)))
     files.require(used, key)
     chunk = files.read(used)
     return entities_of(chunk, str(files), side, columns)
@@ -89,13 +117,17 @@ def entities_of(chunk: Chunk, file: str, side: Side, columns: EntityColumns) -> 
             f"the prepared tables use; rename it"
         )
 
-    def read(column: str, parse: Callable[[parsing.Column], pa.Array]) -> pa.StringArray:
+    def read(column: str, parse: Callable[[parsing.Column], pa.Array]) -> pa.Array:
         try:
             return parse(chunk.table[column])
         except TypeError as error:
             raise InputError(
                 f"{file}: column {column!r} is {chunk.table.schema.field(column).type}, "
                 f"expected {error}"
+            ) from None
+        except ValueError as error:
+            raise InputError(
+                f"{file}: column {column!r} {error}: mend it or leave it empty"
             ) from None
 
     ids = read(columns.id, parsing.ids)
@@ -108,11 +140,22 @@ def entities_of(chunk: Chunk, file: str, side: Side, columns: EntityColumns) -> 
     keep = pa.array(checks.passed())
     if not checks.passed().any():
         raise InputError(f"{file}: no row has an id in column {columns.id!r}")
+    multi = {}
+    for column in columns.multi:
+        parse = partial(parsing.text_lists, separator=column.separator)
+        multi[column.column] = read(column.column, parse).filter(keep)
+        if not len(multi[column.column].flatten()):
+            raise InputError(
+                f"{file}: column {column.column!r} (named in dataset.{side}s.multi) has no value"
+            )
     return Entities(
         ids=ids.filter(keep),
         titles=read(columns.title, parsing.texts).filter(keep) if columns.title else None,
         texts={name: read(name, parsing.texts).filter(keep) for name in columns.text},
         features={name: read(name, parsing.texts).filter(keep) for name in columns.features},
+        multi={name: pc.list_slice(lists, 0, columns.multi_max) for name, lists in multi.items()},
+        num_cut=_num_longer(multi, columns.multi_max),
+        numeric={name: read(name, parsing.finite).filter(keep) for name in columns.numeric},
         rejected=checks.rejected(chunk, file),
         num_read=len(ids) + len(chunk.malformed),
     )
@@ -124,3 +167,35 @@ def known_only_by_id(ids: pa.StringArray) -> Entities:
     if pc.all(numeric).as_py():
         return Entities(ids=ids.take(pc.sort_indices(ids.cast(pa.int64()))))
     return Entities(ids=ids.sort())
+
+
+def _num_longer(multi: Mapping[str, pa.ListArray], most: int) -> dict[str, int]:
+    longer = {
+        name: int((pc.list_value_length(lists).to_numpy() > most).sum())
+        for name, lists in multi.items()
+    }
+    return {name: count for name, count in longer.items() if count}
+
+
+def _vocabulary(values: pa.StringArray) -> list[str]:
+    found: list[str] = pc.unique(values).drop_null().sort().to_pylist()
+    return found
+
+
+def _codes(values: pa.StringArray, vocabulary: list[str]) -> pa.Int32Array:
+    places = pc.index_in(values, pa.array(vocabulary, pa.string()))
+    return pc.add(pc.fill_null(places, -1), 1).cast(pa.int32())
+
+
+def _code_lists(lists: pa.ListArray, vocabulary: list[str]) -> pa.FixedSizeListArray:
+    """Codes on the left, 0 behind them."""
+    owner_V = pc.list_parent_indices(lists).to_numpy()
+    lengths = pc.list_value_length(lists).to_numpy()
+    place_V = np.arange(owner_V.size) - (lengths.cumsum() - lengths)[owner_V]
+    codes = np.zeros((len(lists), _width(lists)), np.int32)
+    codes[owner_V, place_V] = _codes(lists.flatten(), vocabulary).to_numpy()
+    return fixed_lists(codes)
+
+
+def _width(lists: pa.ListArray) -> int:
+    return int(pc.list_value_length(lists).to_numpy().max())

@@ -1,6 +1,6 @@
 """Interactions in each user's order, and the windows before them, all as numpy.
 
-Legend: N interactions, U users, B samples, L history.
+Legend: N interactions, U users, B samples, L history, K context features.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ class Timelines:
     length_U: NDArray[np.int64]
     history_NL: NDArray[np.int32] | None = None
     """The items before each, newest last, where a column gives them; none: the user's own."""
+    context_NK: NDArray[np.int32] | None = None
+    """Codes of the moment's categories; none: there are no such."""
 
     @property
     def user_row_U(self) -> NDArray[np.int32]:
@@ -46,6 +48,7 @@ def timelines(
     timestamp_N: NDArray[np.int64],
     part_N: NDArray[np.int8],
     history_NL: NDArray[np.int32] | None = None,
+    context_NK: NDArray[np.int32] | None = None,
 ) -> Timelines:
     """Sorts by the user's rank, then by order; equal orders keep the order they came in."""
     by_user = np.lexsort((order_N, rank_N))
@@ -65,6 +68,7 @@ def timelines(
         start_U=start_U,
         length_U=length_U,
         history_NL=None if history_NL is None else history_NL[by_user],
+        context_NK=None if context_NK is None else context_NK[by_user],
     )
 
 

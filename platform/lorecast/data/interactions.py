@@ -13,7 +13,7 @@ from lorecast.config import DatasetConfig, InteractionColumns, ListColumn
 from lorecast.data import parsing
 from lorecast.data.files import Chunk
 from lorecast.data.histories import last_places
-from lorecast.data.layout import SPLITS, fixed_lists
+from lorecast.data.layout import CONTEXT_PREFIX, SPLITS, fixed_lists
 from lorecast.data.rejected import RowChecks, nulls
 from lorecast.errors import ConfigError, InputError
 
@@ -41,17 +41,20 @@ class InteractionRules:
         names = [c.user, c.item, c.label, c.rating, c.timestamp, c.order, self.config.split.column]
         if c.history is not None:
             names.append(c.history.column)
+        names += c.context
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def schema(self) -> pa.Schema:
         """Of accepted rows: rows of user and item, the rating as it is, label 0 or 1, seconds,
         the split asked for (an index of SPLITS, or NO_PART), and, where they are mapped, the order
-        and the last L known items of the history, padded with 0 on the left."""
+        the last L known items of the history, padded with 0 on the left, and the context as text.
+        """
         mapped: list[tuple[str, pa.DataType]] = []
         if self.columns.order:
             mapped.append(("order", pa.int64()))
         if self.columns.history:
             mapped.append(("history", pa.list_(pa.int32(), self.config.history_length)))
+        mapped += [(CONTEXT_PREFIX + name, pa.string()) for name in self.columns.context]
         return pa.schema(
             [
                 ("user_row", pa.int32()),
@@ -129,6 +132,8 @@ def check(
         strange = (part.to_numpy() == NO_PART) & ~nulls(named)
         checks.add(strange, f"{split.column} is not {', '.join(names)} or empty")
         values["part"] = part
+    for name in columns.context:
+        values[CONTEXT_PREFIX + name] = read(name, parsing.texts)
     row_V = np.empty(0, np.int32)
     if (history := columns.history) is not None:
         owner_V, row_V = read(history.column, lambda c: _history_rows(c, history, item_ids))

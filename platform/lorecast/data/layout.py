@@ -2,20 +2,23 @@
 
     samples/{train,valid,test}/part-*.parquet    one row a sample; a user's follow each other
     items.parquet, users.parquet                 one row an entity; line i is row i + 1
-    vocabularies.json                            value lists; the code of a value is its index + 1
+    vocabularies.json                            value lists; the code of a value is its index + 1;
+                                                 scales of numbers
     rejected/part-*.parquet                      what was left out, with the reason
 
 Samples stand in a shuffled but fixed order of the users, each user's by position. Row 0 stands for
 padding and for unknown entities, code 0 for an unknown feature value.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from lorecast.data.features import feature_fields
 
 Split = Literal["train", "valid", "test"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
@@ -25,7 +28,7 @@ ITEMS: Final = "items.parquet"
 USERS: Final = "users.parquet"
 VOCABULARIES: Final = "vocabularies.json"
 REJECTED: Final = "rejected"
-FEATURE_PREFIX: Final = "feature:"
+CONTEXT_PREFIX: Final = "context:"
 
 
 def samples_folder(dataset: Path, split: Split) -> Path:
@@ -44,7 +47,8 @@ def fixed_lists(values_BL: NDArray[np.generic]) -> pa.FixedSizeListArray:
     )
 
 
-def sample_schema(history_length: int) -> pa.Schema:
+def sample_schema(history_length: int, context: Iterable[str] = ()) -> pa.Schema:
+    """`context`: names of the categories that say something about the moment."""
     return pa.schema(
         [
             ("user_row", pa.int32()),
@@ -54,16 +58,32 @@ def sample_schema(history_length: int) -> pa.Schema:
             ("position", pa.int32()),
             ("history_item_rows", pa.list_(pa.int32(), history_length)),
             ("history_ratings", pa.list_(pa.int8(), history_length)),
+            *((CONTEXT_PREFIX + name, pa.int32()) for name in context),
         ]
     )
 
 
-def item_schema(text: Iterable[str], features: Iterable[str]) -> pa.Schema:
-    return pa.schema([("id", pa.string()), ("title", pa.string()), *_described(text, features)])
+def item_schema(
+    text: Iterable[str],
+    features: Iterable[str],
+    multi: Mapping[str, int] | None = None,
+    numeric: Iterable[str] = (),
+) -> pa.Schema:
+    """`multi`: the widths of multi-valued features; see `features`."""
+    described = feature_fields(features, multi or {}, numeric)
+    return pa.schema([("id", pa.string()), ("title", pa.string()), *_texts(text), *described])
 
 
-def user_schema(text: Iterable[str], features: Iterable[str], history_length: int) -> pa.Schema:
-    return pa.schema([("id", pa.string()), *_described(text, features), *_past(history_length)])
+def user_schema(
+    text: Iterable[str],
+    features: Iterable[str],
+    history_length: int,
+    multi: Mapping[str, int] | None = None,
+    numeric: Iterable[str] = (),
+) -> pa.Schema:
+    """As `item_schema`, with the columns that come from interactions."""
+    described = feature_fields(features, multi or {}, numeric)
+    return pa.schema([("id", pa.string()), *_texts(text), *described, *_past(history_length)])
 
 
 def past_schema(history_length: int) -> pa.Schema:
@@ -76,11 +96,8 @@ def past_schema(history_length: int) -> pa.Schema:
     return pa.schema(_past(history_length))
 
 
-def _described(text: Iterable[str], features: Iterable[str]) -> list[tuple[str, pa.DataType]]:
-    return [
-        *((name, pa.string()) for name in text),
-        *((FEATURE_PREFIX + name, pa.int32()) for name in features),
-    ]
+def _texts(names: Iterable[str]) -> list[tuple[str, pa.DataType]]:
+    return [(name, pa.string()) for name in names]
 
 
 def _past(history_length: int) -> list[tuple[str, pa.DataType]]:

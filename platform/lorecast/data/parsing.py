@@ -71,6 +71,34 @@ def entries(column: Column, separator: str | None = None) -> tuple[NDArray[np.in
     return owner.to_numpy(), values
 
 
+def text_lists(column: Column, separator: str | None = None) -> pa.ListArray:
+    """Feature values of each row, each once, in their order; see `entries` and `texts`."""
+    owner_V, found = entries(column, separator)
+    values = texts(found)
+    keys = np.column_stack([owner_V, pc.fill_null(values.dictionary_encode().indices, -1)])
+    first = np.unique(keys, axis=0, return_index=True)[1]
+    first = np.sort(first[keys[first, 1] >= 0])
+    ends = np.bincount(owner_V[first], minlength=len(column)).cumsum()
+    offsets = pa.array(np.concatenate(([0], ends)), pa.int32())
+    return pa.ListArray.from_arrays(offsets, values.take(pa.array(first)))
+
+
+def finite(column: Column) -> pa.DoubleArray:
+    """Numbers, null where there is none.
+
+    Raises ValueError, showing it, for a value that is neither missing nor a finite number.
+    """
+    column = _plain(column)
+    values = numbers(column)
+    missing = column.is_null(nan_is_null=True)
+    if _is_text(column.type):
+        missing = pc.or_(missing, pc.equal(pc.utf8_trim_whitespace(column), ""))
+    wrong = pc.and_not(values.is_null(), pc.fill_null(missing, True))
+    if pc.any(wrong).as_py():
+        raise ValueError(f"holds {column.filter(wrong)[0].as_py()!r}, which is no finite number")
+    return values
+
+
 def numbers(column: Column) -> pa.DoubleArray:
     """Finite numbers."""
     column = _plain(column)

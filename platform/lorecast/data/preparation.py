@@ -8,7 +8,7 @@ A piece holds at most about `rows_per_task` interactions, or those of one user. 
 not depend on how the work is cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,12 +25,20 @@ from lorecast.data.buckets import Buckets
 from lorecast.data.files import Chunk, Fragment, TableFiles
 from lorecast.data.histories import Timelines, prefix_lengths, timelines
 from lorecast.data.interactions import InteractionRules, check
-from lorecast.data.layout import REJECTED, SPLITS, Split, part_name, samples_folder
+from lorecast.data.layout import (
+    CONTEXT_PREFIX,
+    REJECTED,
+    SPLITS,
+    Split,
+    part_name,
+    samples_folder,
+)
 from lorecast.data.rejected import Found, merge, summarise
 from lorecast.data.samples import empty_past, past_table, sample_index, sample_table
 from lorecast.data.split import TimeSpan, parts_by_time, parts_of_users
 
 MAX_LEVELS: Final = 127
+MAX_CONTEXTS: Final = 10_000
 _PARQUET: Final = {"compression": "zstd", "use_dictionary": False}
 """Windows overlap, so plain values compress better than dictionary codes, and in half the time."""
 
@@ -48,6 +56,8 @@ class Scattered:
     num_history: int
     num_unknown_history: int
     """Of the history column's ids: all, and those that are no known item."""
+    contexts: dict[str, list[str]]
+    """Distinct values of each context column; cut off beyond MAX_CONTEXTS + 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +103,7 @@ class Preparation:
         ratings: list[pa.Array] = []
         times: list[int] = []
         num_history = num_unknown_history = 0
+        contexts: dict[str, list[pa.Array]] = {name: [] for name in self.rules.columns.context}
         chunks = self.files.scan(fragment, self.rules.used, self.rows_per_task)
         for number, chunk in enumerate(chunks):
             checked = check(chunk, str(fragment.path), self.rules, self.user_ids, self.item_ids)
@@ -109,6 +120,8 @@ class Preparation:
                 self.buckets.write(self._scattered, name, checked.accepted)
                 ratings.append(pc.unique(checked.accepted["rating"]))
                 times += pc.min_max(checked.accepted["timestamp"]).as_py().values()
+                for column, values in contexts.items():
+                    values.append(pc.unique(checked.accepted[CONTEXT_PREFIX + column]))
         return Scattered(
             num_read=num_read,
             rejected=merge(summaries),
@@ -117,6 +130,10 @@ class Preparation:
             last_time=max(times, default=None),
             num_history=num_history,
             num_unknown_history=num_unknown_history,
+            contexts={
+                name: _distinct(values).to_pylist()[: MAX_CONTEXTS + 1]
+                for name, values in contexts.items()
+            },
         )
 
     def count(self, bucket: int, span: TimeSpan) -> NDArray[np.int64]:
@@ -125,14 +142,21 @@ class Preparation:
         lines = self._timelines(rows, np.zeros(rows.num_rows, np.int8))
         return span.counts(lines.timestamp_N[sample_index(lines, self._prefixes(lines))])
 
-    def gather(self, bucket: int, levels: list[float], cuts: tuple[int, int] | None) -> Gathered:
+    def gather(
+        self,
+        bucket: int,
+        levels: list[float],
+        contexts: Mapping[str, list[str]],
+        cuts: tuple[int, int] | None,
+    ) -> Gathered:
         """Writes a bucket's samples by split, and what its users did (see `users_past`).
 
-        `levels`: all distinct ratings, ascending. `cuts`: where time is split, if it is.
+        `levels`: all distinct ratings, ascending. `contexts`: the values of the context columns.
+        `cuts`: where time is split, if it is.
         """
         rows = self.buckets.read(self._scattered, bucket)
         codes_N = np.searchsorted(levels, rows["rating"].to_numpy()).astype(np.int8) + np.int8(1)
-        lines = self._timelines(rows, codes_N)
+        lines = self._timelines(rows, codes_N, contexts)
         del rows
         prefix_U = self._prefixes(lines)
         user_row_U, past = past_table(lines, prefix_U, self.config.history_length)
@@ -148,7 +172,8 @@ class Preparation:
             counts[split] = len(chosen)
             positives[split] = int(lines.label_N[chosen].sum())
             if len(chosen):
-                table = sample_table(lines, chosen, self.config.history_length)
+                names = list(contexts)
+                table = sample_table(lines, chosen, self.config.history_length, names)
                 path = samples_folder(self.target, split) / part_name(bucket)
                 pq.write_table(table, path, **_PARQUET)
         return Gathered(rows=counts, positives=positives)
@@ -164,13 +189,25 @@ class Preparation:
         )
         return both.sort_by("user_row").drop_columns("user_row")
 
-    def _timelines(self, rows: pa.Table, rating_N: NDArray[np.int8]) -> Timelines:
-        plain = [name for name in rows.column_names if name != "history"]
-        column = {name: rows[name].to_numpy() for name in plain}
-        history_NL = None
+    def _timelines(
+        self,
+        rows: pa.Table,
+        rating_N: NDArray[np.int8],
+        contexts: Mapping[str, list[str]] | None = None,
+    ) -> Timelines:
+        plain = ("user_row", "item_row", "label", "timestamp", "part", "order")
+        column = {name: rows[name].to_numpy() for name in plain if name in rows.column_names}
+        history_NL = context_NK = None
         if "history" in rows.column_names:
             flat = rows["history"].combine_chunks().flatten().to_numpy()
             history_NL = flat.reshape(-1, self.config.history_length)
+        if contexts:
+            places = [
+                pc.index_in(rows[CONTEXT_PREFIX + name], pa.array(values, pa.string()))
+                for name, values in contexts.items()
+            ]
+            codes_KN = [pc.fill_null(place, -1).to_numpy() + 1 for place in places]
+            context_NK = np.column_stack(codes_KN).astype(np.int32)
         return timelines(
             rank_N=self.buckets.rank_U[column["user_row"]],
             order_N=column.get("order", column["timestamp"]),
@@ -181,6 +218,7 @@ class Preparation:
             timestamp_N=column["timestamp"],
             part_N=column["part"],
             history_NL=history_NL,
+            context_NK=context_NK,
         )
 
     def _prefixes(self, lines: Timelines) -> NDArray[np.int64]:

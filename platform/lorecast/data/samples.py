@@ -1,5 +1,7 @@
 """From timelines to the rows of a prepared dataset (schemas in `layout`)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -13,8 +15,13 @@ def sample_index(lines: Timelines, prefix_U: NDArray[np.int64]) -> NDArray[np.in
     return np.flatnonzero(lines.position_N >= np.repeat(prefix_U, lines.length_U))
 
 
-def sample_table(lines: Timelines, index_B: NDArray[np.int64], history_length: int) -> pa.Table:
-    """The samples at these places, with the history before each."""
+def sample_table(
+    lines: Timelines,
+    index_B: NDArray[np.int64],
+    history_length: int,
+    contexts: Sequence[str] = (),
+) -> pa.Table:
+    """The samples at these places, with the history before each and the named context."""
     position_B = lines.position_N[index_B]
     if lines.history_NL is None:
         item_BL = windows(lines.item_row_N, index_B, position_B, history_length)
@@ -22,6 +29,9 @@ def sample_table(lines: Timelines, index_B: NDArray[np.int64], history_length: i
     else:
         item_BL = lines.history_NL[index_B]
         rating_BL = np.zeros(item_BL.shape, np.int8)
+    context_BK = np.empty((index_B.size, 0), np.int32)
+    if lines.context_NK is not None:
+        context_BK = lines.context_NK[index_B]
     return pa.Table.from_arrays(
         [
             pa.array(lines.user_row_N[index_B]),
@@ -31,8 +41,9 @@ def sample_table(lines: Timelines, index_B: NDArray[np.int64], history_length: i
             pa.array(position_B),
             fixed_lists(item_BL),
             fixed_lists(rating_BL),
+            *map(pa.array, context_BK.T),
         ],
-        schema=sample_schema(history_length),
+        schema=sample_schema(history_length, contexts),
     )
 
 

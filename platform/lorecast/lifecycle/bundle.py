@@ -2,7 +2,7 @@
 
     bundle.json                     written last: format, model, fingerprints, metrics, file sizes
     weights.safetensors             the model's parameters
-    items.parquet, users.parquet    ids, feature codes, recent histories; line i is row i + 1
+    items.parquet, users.parquet    ids, features, recent histories; line i is row i + 1
     {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, if the model has any
 
 It needs neither the dataset nor Ray nor MLflow, holds no pickle, and may be moved and copied.
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from lorecast.artifacts import Artifact, write_json
 from lorecast.config import ModelConfig, Side
+from lorecast.data import features
 from lorecast.data.dataset import Dataset, FeatureSchema
-from lorecast.data.layout import FEATURE_PREFIX
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.errors import ArtifactError
 from lorecast.models.knowledge import KnowledgeShape
@@ -63,6 +63,7 @@ def write_bundle(
         "history_length": dataset.history_length,
         "rating_levels": dataset.rating_levels,
         "rates_histories": dataset.rates_histories,
+        "contexts": dataset.contexts,
         "fingerprints": fingerprints,
         "metrics": trained.facts["metrics"],
         "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
@@ -84,6 +85,8 @@ class Bundle:
     """Ascending; the code of a level is its index + 1."""
     rates_histories: bool
     """False: histories are items alone."""
+    contexts: Mapping[str, tuple[str, ...]]
+    """Values per context feature; the code of a value is its index + 1."""
     fingerprints: Mapping[str, str]
     metrics: Mapping[str, Mapping[str, float]]
 
@@ -120,27 +123,32 @@ class Bundle:
         return cls(
             path=folder,
             model=ModelConfig.model_validate(model["config"]),
-            schema=FeatureSchema(**model["schema"]),
+            schema=FeatureSchema.from_dict(model["schema"]),
             knowledge=None if shape is None else KnowledgeShape.from_dict(shape),
             strategy=model["strategy"],
             history_length=card["history_length"],
             rating_levels=tuple(card["rating_levels"]),
             rates_histories=card.get("rates_histories", True),
+            contexts={name: tuple(values) for name, values in card.get("contexts", {}).items()},
             fingerprints=card["fingerprints"],
             metrics=card["metrics"],
         )
 
     def entities(self, side: Side) -> pa.Table:
-        """Items (id, title) or users (id, recent history), with feature codes, in row order."""
+        """Items (id, title) or users (id, recent history), with features, in row order."""
         return pq.read_table(self.path / f"{side}s.parquet")
 
     def feature_codes(self, side: Side, entities: pa.Table) -> NDArray[np.int32]:
         """[rows + 1, A] in the order of the schema; row 0 is unknown."""
-        names = self.schema.item_features if side == "item" else self.schema.user_features
-        codes = np.zeros((entities.num_rows + 1, len(names)), np.int32)
-        for place, name in enumerate(names):
-            codes[1:, place] = entities[FEATURE_PREFIX + name].to_numpy()
-        return codes
+        return features.feature_codes(entities, self.schema.features(side))
+
+    def multi_codes(self, side: Side, entities: pa.Table) -> dict[str, NDArray[np.int32]]:
+        """Name → [rows + 1, W], see `Dataset.multi_codes`."""
+        return features.multi_codes(entities, self.schema.multi(side))
+
+    def numeric(self, side: Side, entities: pa.Table) -> NDArray[np.float32]:
+        """[rows + 1, K], see `Dataset.numeric`."""
+        return features.numbers(entities, self.schema.numeric(side))
 
     def open_vectors(self) -> "BundleVectors | None":
         """The stored vectors, memory-mapped; none for the bare backbone.
@@ -182,8 +190,8 @@ class BundleVectors:
 
 
 def _write_entities(path: Path, table: pa.Table, columns: tuple[str, ...]) -> None:
-    features = [name for name in table.column_names if name.startswith(FEATURE_PREFIX)]
-    pq.write_table(table.select([*columns, *features]), path)
+    described = [name for name in table.column_names if name.startswith(features.PREFIXES)]
+    pq.write_table(table.select([*columns, *described]), path)
 
 
 def _check_files(folder: Path, sizes: Mapping[str, int]) -> None:
