@@ -236,6 +236,14 @@ def report(
     side_by_side.run(experiment or [], arm or [], Console(as_json=as_json), out)
 
 
+@app.command(epilog="Example: `lorecast rerank mine.yaml reranking.model=prm training.seeds=[0,1]`")
+def rerank(experiment: Experiment = None, as_json: Json = False) -> None:
+    """Train re-rankers of whole lists (DLCM, PRM, SetRank), with and without knowledge."""
+    from lorecast.jobs import rerank as reranking
+
+    reranking.run(*_open(experiment, as_json))
+
+
 @app.command(epilog="Example: `lorecast init ./tables --output mine.yaml`")
 def init(
     path: Annotated[Path, typer.Argument(help="folder with Parquet or CSV tables")],
