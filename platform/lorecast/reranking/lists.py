@@ -9,7 +9,7 @@ All items of a list share the history before the window's first interaction, so 
 answer about another one. A list comes in the order of a plain first ranker: clicks in the training
 part, the list's own left out; equal ones as the seed deals them.
 
-Shapes: B samples, W lists, C interactions a window, K items a list, L history.
+Shapes: B samples, W lists, C interactions a window, K items a list.
 """
 
 from dataclasses import dataclass
@@ -28,18 +28,15 @@ from lorecast.errors import TrainingError
 class Lists:
     """Lists of one split, each in the first ranker's order."""
 
-    user_row_W: NDArray[np.int32]
-    position_W: NDArray[np.int32]
-    """Rank of the window's first interaction inside its user's order."""
+    first: Samples
+    """The first interaction of each window, W in all: the user, the history and the moment of
+    every item of the list."""
     item_row_WK: NDArray[np.int32]
     """0 pads, at the end: the catalogue has fewer items than a list has places."""
     label_WK: NDArray[np.int8]
-    history_item_WL: NDArray[np.int32]
-    """Before the window; newest last, 0 pads."""
-    history_rating_WL: NDArray[np.int8]
 
     def __len__(self) -> int:
-        return len(self.user_row_W)
+        return len(self.first)
 
 
 def load_lists(dataset: Dataset, config: RerankingConfig) -> dict[Split, Lists]:
@@ -101,14 +98,10 @@ def fill(
     label_WK[:, : config.clicked] = samples.label_B[window_WC]
     popularity_WK = np.where(item_WK > 0, clicks_I[item_WK] - label_WK * counted, -1)
     order_WK = np.lexsort((rng.random(item_WK.shape), -popularity_WK), axis=1)
-    first_W = window_WC[:, 0]
     return Lists(
-        user_row_W=samples.user_row_B[first_W],
-        position_W=samples.position_B[first_W],
+        first=samples.take(window_WC[:, 0]),
         item_row_WK=np.take_along_axis(item_WK, order_WK, axis=1),
         label_WK=np.take_along_axis(label_WK, order_WK, axis=1),
-        history_item_WL=samples.history_item_BL[first_W],
-        history_rating_WL=samples.history_rating_BL[first_W],
     )
 
 

@@ -7,13 +7,13 @@ weights.safetensors    the best epoch's parameters
 curves.json            loss and validation MAP@5 by epoch
 scores.parquet         the test lists in order: list, user_row, item_row, label, score (logit)
 
-Shapes: W lists, K items a list, L history.
+Shapes: W lists, K items a list, R real items of them.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,7 +88,9 @@ def train(
     if vectors is not None and vectors.chunks("user"):
         user_ids = dataset.users()["id"].to_pylist()
         for part in lists.values():
-            check_no_leak(part.user_row_W, part.position_W, vectors.user_history_end, user_ids)
+            check_no_leak(
+                part.first.user_row_B, part.first.position_B, vectors.user_history_end, user_ids
+            )
     torch.manual_seed(recipe.seed)
     model = ReRanker(recipe.model, config, dataset.schema, knowledge_shape(vectors))
     model.attach(dataset.feature_codes("item"), dataset.feature_codes("user"), vectors)
@@ -208,7 +210,7 @@ def write(folder: Path, trained: TrainedReRanker) -> dict[str, Any]:
     list_R, place_R = np.nonzero(trained.test.item_row_WK > 0)
     scores = {
         "list": list_R,
-        "user_row": trained.test.user_row_W[list_R],
+        "user_row": trained.test.first.user_row_B[list_R],
         "item_row": trained.test.item_row_WK[list_R, place_R],
         "label": trained.test.label_WK[list_R, place_R],
         "score": trained.test_score_WK[list_R, place_R],
@@ -228,33 +230,23 @@ def write(folder: Path, trained: TrainedReRanker) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """Lists as tensors in memory; a history is stored once a list."""
+    """Lists as tensors in memory; what a list's items share is stored once."""
 
-    user_row_W: Tensor
+    first: Batch
     item_row_WK: Tensor
     label_WK: Tensor
     """0.0 or 1.0."""
-    history_item_WL: Tensor
-    history_rating_WL: Tensor
 
     @classmethod
     def of(cls, lists: Lists) -> Self:
         return cls(
-            torch.from_numpy(lists.user_row_W),
+            Batch.of(lists.first),
             torch.from_numpy(lists.item_row_WK),
             torch.from_numpy(lists.label_WK.astype(np.float32)),
-            torch.from_numpy(lists.history_item_WL),
-            torch.from_numpy(lists.history_rating_WL.astype(np.int32)),
         )
 
     def rows(self, index_W: Tensor) -> tuple[Batch, Tensor]:
         """(batch, mask_WK): these lists' items, a list's after each other."""
         item_WK = self.item_row_WK.index_select(0, index_W)
-        of_row = index_W.repeat_interleave(item_WK.shape[1])
-        batch = Batch(
-            user_row_B=self.user_row_W.index_select(0, of_row),
-            item_row_B=item_WK.flatten(),
-            history_item_BL=self.history_item_WL.index_select(0, of_row),
-            history_rating_BL=self.history_rating_WL.index_select(0, of_row),
-        )
-        return batch, item_WK > 0
+        batch = self.first.take(index_W.repeat_interleave(item_WK.shape[1]))
+        return replace(batch, item_row_B=item_WK.flatten()), item_WK > 0

@@ -33,15 +33,12 @@ def _recipe(strategy: Strategy = "base", seed: int = 0, **reranking: Any) -> Rec
     return Recipe(model=MODEL, reranking=config, strategy=strategy, seed=seed)
 
 
-def _lists(item_row_WK: list[list[int]], label_WK: list[list[int]], user_row_W: list[int]) -> Lists:
-    nothing = np.zeros((len(user_row_W), 2))
+def _lists(item_row_WK: list[list[int]], label_WK: list[list[int]]) -> Lists:
+    samples, _ = planted.world(np.random.default_rng(0), len(item_row_WK))
     return Lists(
-        user_row_W=np.array(user_row_W, np.int32),
-        position_W=np.zeros(len(user_row_W), np.int32),
+        first=samples,
         item_row_WK=np.array(item_row_WK, np.int32),
         label_WK=np.array(label_WK, np.int8),
-        history_item_WL=nothing.astype(np.int32),
-        history_rating_WL=nothing.astype(np.int8),
     )
 
 
@@ -49,7 +46,6 @@ def test_figures_are_means_over_lists_with_a_click() -> None:
     lists = _lists(
         [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 0]],
         [[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]],
-        [1, 1, 2],
     )
     score_WK = np.array([[0.1, 0.9, 0.2, 0.8], [1, 2, 3, 4], [0.5, 0.7, 0.5, -np.inf]], np.float32)
     found = figures(lists, score_WK, [1, 2, 9])
@@ -68,17 +64,8 @@ def _planted(rng: np.random.Generator, num_lists: int) -> tuple[Lists, planted.V
     item_WK = samples.item_row_B.reshape(-1, 6)
     taste = vectors.vectors("user")[:, 0, 0]
     kind = vectors.vectors("item")[:, 0, 0]
-    return (
-        Lists(
-            user_row_W=first.user_row_B,
-            position_W=first.position_B,
-            item_row_WK=item_WK,
-            label_WK=(taste[user_WK] == kind[item_WK]).astype(np.int8),
-            history_item_WL=first.history_item_BL,
-            history_rating_WL=first.history_rating_BL,
-        ),
-        vectors,
-    )
+    label_WK = (taste[user_WK] == kind[item_WK]).astype(np.int8)
+    return Lists(first=first, item_row_WK=item_WK, label_WK=label_WK), vectors
 
 
 @pytest.mark.invariant
@@ -89,7 +76,11 @@ def test_true_knowledge_orders_lists_shuffled_does_not(name: str) -> None:
         rng = np.random.default_rng(0)
         lists, vectors = _planted(rng, 1000)
         train_part, valid, test = (
-            Lists(**{n: getattr(lists, n)[places] for n in Lists.__dataclass_fields__})
+            Lists(
+                first=lists.first.take(places),
+                item_row_WK=lists.item_row_WK[places],
+                label_WK=lists.label_WK[places],
+            )
             for places in np.split(np.arange(1000), [700, 800])
         )
         config = RerankingConfig(
