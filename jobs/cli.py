@@ -51,6 +51,9 @@ Arms = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="folder that gets a copy of the files")]
+Resamples = Annotated[
+    int, typer.Option(min=100, help="how often users are drawn anew for the intervals")
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line, for machines")]
 
 
@@ -209,7 +212,11 @@ def train(experiment: Experiment = None, as_json: Json = False) -> None:
     "--arm 'hein: model.extractor=hein training.strategies=[all_parameters]'`"
 )
 def evaluate(
-    experiment: Experiment = None, arm: Arms = None, out: Out = None, as_json: Json = False
+    experiment: Experiment = None,
+    arm: Arms = None,
+    out: Out = None,
+    resamples: Resamples = 1000,
+    as_json: Json = False,
 ) -> None:
     """Compare models on the test part: metrics, slices, calibration, with intervals.
 
@@ -219,12 +226,16 @@ def evaluate(
     from lorecast.jobs import evaluate as evaluating
     from lorecast.jobs.console import Console
 
-    evaluating.run(experiment or [], arm or [], Console(as_json=as_json), out)
+    evaluating.run(experiment or [], arm or [], Console(as_json=as_json), out, resamples)
 
 
 @app.command(epilog="Example: `lorecast report mine.yaml training.seeds=[0,1,2] --out report`")
 def report(
-    experiment: Experiment = None, arm: Arms = None, out: Out = None, as_json: Json = False
+    experiment: Experiment = None,
+    arm: Arms = None,
+    out: Out = None,
+    resamples: Resamples = 1000,
+    as_json: Json = False,
 ) -> None:
     """Lay base, HEIN and KSER side by side: gains, costs, calibration, slices, ESFNet's weights.
 
@@ -233,7 +244,7 @@ def report(
     from lorecast.jobs import side_by_side
     from lorecast.jobs.console import Console
 
-    side_by_side.run(experiment or [], arm or [], Console(as_json=as_json), out)
+    side_by_side.run(experiment or [], arm or [], Console(as_json=as_json), out, resamples)
 
 
 @app.command(epilog="Example: `lorecast rerank mine.yaml reranking.model=prm training.seeds=[0,1]`")

@@ -35,15 +35,20 @@ _SIDES: tuple[Side, ...] = ("user", "item")
 
 
 def run(
-    words: Sequence[str], extra: Sequence[str], console: Console, out: Path | None = None
+    words: Sequence[str],
+    extra: Sequence[str],
+    console: Console,
+    out: Path | None = None,
+    resamples: int = RESAMPLES,
 ) -> Path:
     """Evaluates the experiment's arms and prints the tables; returns the artifact's folder.
 
-    `words` and `extra` as for `train_arms`; `out` gets a copy of the files.
+    `words` and `extra` as for `train_arms`; `out` gets a copy of the files;
+    `resamples`: how often users are drawn anew.
     Raises ConfigError if the arms were not tested on the same rows.
     """
     arms = train_arms(words, extra, console)
-    artifact = evaluate(arms, console)
+    artifact = evaluate(arms, console, resamples)
     evaluation = read(artifact)
     console.heading(f"lorecast evaluate · {evaluation.name}")
     show(evaluation, console)
@@ -58,7 +63,7 @@ def run(
     return artifact.path
 
 
-def evaluate(arms: Sequence[Arm], console: Console) -> Artifact:
+def evaluate(arms: Sequence[Arm], console: Console, resamples: int = RESAMPLES) -> Artifact:
     """The evaluation of trained arms, the first of which is the reference; made once."""
     config = arms[0].pipeline.config
     models = {f"{arm.name} s{seed}": m for arm in arms for seed, m in arm.trained.items()}
@@ -69,7 +74,7 @@ def evaluate(arms: Sequence[Arm], console: Console) -> Artifact:
             "layout": 1,
             "metrics": list(METRICS),
             "bins": BINS,
-            "resamples": RESAMPLES,
+            "resamples": resamples,
             "arms": [arm.name for arm in arms],
         },
         inputs={name: model.artifact.fingerprint for name, model in models.items()},
@@ -78,7 +83,7 @@ def evaluate(arms: Sequence[Arm], console: Console) -> Artifact:
     if artifact := find(workspace, spec):
         return artifact
     with build(workspace, spec) as draft:
-        evaluation = _evaluation(arms, console)
+        evaluation = _evaluation(arms, console, resamples)
         pictures = plots.draw(evaluation, draft.path)
         text = "\n\n".join(_told(evaluation))
         (draft.path / "evaluation.md").write_text(text + "\n", encoding="utf-8")
@@ -131,16 +136,16 @@ def _columns(arm: Arm, seed: int, names: Sequence[str]) -> pa.Table:
     return pq.read_table(arm.trained[seed].artifact.path / _SCORES, columns=list(names))
 
 
-def _evaluation(arms: Sequence[Arm], console: Console) -> Evaluation:
+def _evaluation(arms: Sequence[Arm], console: Console, resamples: int) -> Evaluation:
     scored = scored_rows(arms)
     test, parts = slices_of(arms)
     assert np.array_equal(test.user_row_B, scored.user_B), "scores stand in the samples' order"
     with console.progress("evaluate", 1 + len(parts)) as task:
-        measured = comparison.measure(scored, METRICS, RESAMPLES)
+        measured = comparison.measure(scored, METRICS, resamples)
         task.advance()
         of_parts = []
         for part in parts:
-            of_parts.append(comparison.measure_slice(scored, part, RESAMPLES))
+            of_parts.append(comparison.measure_slice(scored, part, resamples))
             task.advance()
     return Evaluation(
         name=arms[0].pipeline.config.name,
@@ -148,7 +153,7 @@ def _evaluation(arms: Sequence[Arm], console: Console) -> Evaluation:
         users=len(np.unique(scored.user_B)),
         clicks=int((scored.label_B == 1).sum()),
         reference=arms[0].name,
-        resamples=RESAMPLES,
+        resamples=resamples,
         bins=BINS,
         arms=tuple(
             ArmResult(

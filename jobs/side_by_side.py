@@ -16,6 +16,7 @@ from lorecast.config import load_experiment
 from lorecast.evaluation import tables
 from lorecast.evaluation.results import ArmResult, Evaluation
 from lorecast.evaluation.tables import NOTHING, Line
+from lorecast.evaluation.uncertainty import RESAMPLES
 from lorecast.jobs import evaluate, gates
 from lorecast.jobs.arms import Arm, train_arms
 from lorecast.jobs.console import Console
@@ -24,14 +25,18 @@ _EXTRACTORS = ("hein", "kser")
 
 
 def run(
-    words: Sequence[str], extra: Sequence[str], console: Console, out: Path | None = None
+    words: Sequence[str],
+    extra: Sequence[str],
+    console: Console,
+    out: Path | None = None,
+    resamples: int = RESAMPLES,
 ) -> Path:
     """Reports on the experiment's arms and prints the tables; returns the artifact's folder.
 
-    `words` and `extra` as for `evaluate.run`; without `extra`, HEIN and KSER both have an arm.
+    Arguments as for `evaluate.run`; without `extra`, HEIN and KSER both have an arm.
     """
     arms = train_arms(words, extra or _missing_extractors(words), console)
-    evaluated = evaluate.evaluate(arms, console)
+    evaluated = evaluate.evaluate(arms, console, resamples)
     evaluation = evaluate.read(evaluated)
     config = arms[0].pipeline.config
     spec = StageSpec(

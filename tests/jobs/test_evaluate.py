@@ -118,6 +118,12 @@ def test_machines_get_lines_of_json(words: Words, capsys: pytest.CaptureFixture[
     assert [arm["name"] for arm in events[-1]["arms"]] == ["base", "kser", "hein"]
 
 
+def test_more_draws_are_another_evaluation(evaluated: Path, words: Words) -> None:
+    other = evaluate.run(words, [HEIN], Console(quiet=True), resamples=150)
+    assert other != evaluated
+    assert evaluate.read(Artifact.open(other)).resamples == 150
+
+
 def test_report_lays_base_hein_and_kser_side_by_side(words: Words, tmp_path: Path) -> None:
     folder = side_by_side.run(words, [], Console(quiet=True), out=tmp_path / "report")
     found = json.loads((folder / "report.json").read_text())["tables"]
