@@ -55,16 +55,18 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
         num_items=scorer.bundle.schema.num_items,
         history_length=scorer.bundle.history_length,
         rating_range=scorer.rating_range and list(scorer.rating_range),
+        context=list(scorer.context_names),
         max_items=max_items,
         metrics={split: dict(values) for split, values in scorer.bundle.metrics.items()},
     )
-    limits = _Limits(max_items, scorer.rating_range)
+    limits = _Limits(max_items, scorer.rating_range, scorer.context_names)
 
     @app.post("/v1/score", openapi_extra=_takes(ScoreRequest), responses=_gives(ScoreAnswer))
     async def score(request: Request) -> Response:
         """Click probability of each candidate, in order."""
         query = await limits.read(request, ScoreRequest)
-        scored = scorer.candidates(query.user_id, query.item_ids, limits.history(query.history))
+        history = limits.history(query.history)
+        scored = scorer.candidates(query.user_id, query.item_ids, history, query.context)
         return _json({**origin, "scores": scored.score_N.tolist(), **_unknown(scored)})
 
     @app.post("/v1/rank", openapi_extra=_takes(RankRequest), responses=_gives(RankAnswer))
@@ -72,7 +74,7 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
         """The k best candidates."""
         query = await limits.read(request, RankRequest)
         history = limits.history(query.history)
-        ranked = scorer.rank(query.user_id, query.k, query.item_ids, history)
+        ranked = scorer.rank(query.user_id, query.k, query.item_ids, history, query.context)
         items = [
             {"item_id": item, "score": score}
             for item, score in zip(ranked.item_ids, ranked.score_N.tolist(), strict=True)
@@ -89,17 +91,23 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
         """Answers once the model is loaded."""
         return HealthAnswer(**origin, status="ok")
 
-    _describe_requests(app, max_items, scorer.rating_range)
+    _describe_requests(app, max_items, scorer.rating_range, scorer.context_names)
     return app
 
 
 class _Limits:
     """What a request may hold."""
 
-    def __init__(self, max_items: int, rating_range: tuple[float, float] | None) -> None:
+    def __init__(
+        self,
+        max_items: int,
+        rating_range: tuple[float, float] | None,
+        context_names: tuple[str, ...],
+    ) -> None:
         self._max_items = max_items
         self._max_bytes = _BODY_BYTES_FLOOR + _BODY_BYTES_PER_ITEM * max_items
         self._rating_range = rating_range
+        self._context_names = context_names
 
     async def read(self, request: Request, kind: type[R]) -> R:
         """The parsed body. Raises HTTPException 400 (not JSON), 413 (too large) or 422."""
@@ -117,6 +125,10 @@ class _Limits:
             raise _invalid(error) from None
         self._check_count("item_ids", query.item_ids)
         self._check_count("history", query.history)
+        for name in query.context or ():
+            if name not in self._context_names:
+                known = ", ".join(self._context_names) or "none"
+                raise HTTPException(422, f"context: no {name[:50]!r}; the model's are: {known}")
         if isinstance(query, RankRequest) and query.k > self._max_items:
             raise HTTPException(422, f"k: {query.k} is more than the {self._max_items} allowed")
         return query
@@ -196,7 +208,10 @@ def _takes(request: type[BaseModel]) -> dict[str, Any]:
 
 
 def _describe_requests(
-    app: FastAPI, max_items: int, rating_range: tuple[float, float] | None
+    app: FastAPI,
+    max_items: int,
+    rating_range: tuple[float, float] | None,
+    context_names: tuple[str, ...],
 ) -> None:
     """Adds the request models, which no route declares, and the limits to the OpenAPI document."""
     schemas = app.openapi()["components"]["schemas"]
@@ -209,6 +224,9 @@ def _describe_requests(
             next(t for t in field.get("anyOf", [field]) if t["type"] == "array")["maxItems"] = (
                 max_items
             )
+        context = schema["properties"]["context"]["anyOf"][0]
+        context["properties"] = dict.fromkeys(context_names, context["additionalProperties"])
+        context["additionalProperties"] = False
     schemas["RankRequest"]["properties"]["k"]["maximum"] = max_items
     rating = schemas["HistoryEntry"]["properties"]["rating"]
     del rating["anyOf"], rating["default"]

@@ -62,12 +62,22 @@ History = Annotated[
 ]
 
 
+Context = Annotated[
+    dict[str, Id] | None,
+    Field(
+        description="what is known of the moment, by the names in `context` of /v1/model; a value "
+        "that is new or not given counts as unknown"
+    ),
+]
+
+
 class ScoreRequest(_Request):
     """Which items to score for which user."""
 
     user_id: Id
     item_ids: list[Id] = Field(min_length=1, description="candidates")
     history: History = None
+    context: Context = None
 
 
 class RankRequest(_Request):
@@ -79,6 +89,7 @@ class RankRequest(_Request):
         None, min_length=1, description="candidates; default: all items of the model"
     )
     history: History = None
+    context: Context = None
 
 
 class Unknown(BaseModel):
@@ -87,6 +98,7 @@ class Unknown(BaseModel):
     user_ids: list[Id]
     item_ids: list[Id]
     history_item_ids: list[Id] = Field(description="skipped")
+    context: list[str] = Field(description="names of contexts with a new value, likewise")
 
 
 class _Answer(BaseModel):
@@ -128,6 +140,7 @@ class ModelAnswer(_Answer):
     rating_range: list[float] | None = Field(
         description="lowest and highest a history must hold; null: it holds items alone"
     )
+    context: list[str] = Field(description="what a request's `context` may name")
     max_items: int = Field(description="most candidates a request may hold")
     metrics: dict[str, dict[str, float]] = Field(description="by split")
 

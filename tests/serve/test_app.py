@@ -68,6 +68,29 @@ def test_histories_of_items_alone(tmp_path: Path) -> None:
     assert schemas["HistoryEntry"]["properties"]["rating"]["type"] == "null"
 
 
+def test_contexts(tmp_path: Path) -> None:
+    from tests.tiny_dataset import write_tiny_dataset
+
+    scorer = Scorer.load(write_small_bundle(tmp_path, write_tiny_dataset(tmp_path, rich=True)))
+    client = TestClient(create_app(scorer, model_version="films/5", max_items=MAX_ITEMS))
+    assert client.get("/v1/model").json()["context"] == ["device", "hour"]
+    context = {"device": "tv", "hour": 23}
+    body = {"user_id": "u4", "item_ids": ["i1"], "context": context}
+    answer = client.post("/v1/score", json=body).json()
+    assert answer["scores"][0] == scorer.candidates("u4", ["i1"], None, context).score_N[0]
+    assert answer["unknown"]["context"] == ["hour"]
+    ranked = client.post("/v1/rank", json={"user_id": "u4", "k": 2, "context": context}).json()
+    assert [i["item_id"] for i in ranked["items"]] == scorer.rank("u4", 2, context=context).item_ids
+    answer = client.post("/v1/score", json=body | {"context": {"devise": "tv"}})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "context: no 'devise'; the model's are: device, hour"
+    requests = client.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("ScoreRequest", "RankRequest"):
+        documented = requests[name]["properties"]["context"]["anyOf"][0]
+        assert list(documented["properties"]) == ["device", "hour"]
+        assert documented["additionalProperties"] is False
+
+
 def test_ranks(client: TestClient, scorer: Scorer) -> None:
     answer = client.post("/v1/rank", json={"user_id": "u4", "k": 3}).json()
     RankAnswer.model_validate(answer)
@@ -103,6 +126,7 @@ def test_unknown_ids_are_scored_and_named(client: TestClient) -> None:
         "user_ids": [99],
         "item_ids": ["nothing", -3],
         "history_item_ids": ["gone"],
+        "context": [],
     }
 
 

@@ -35,6 +35,29 @@ class Samples:
         if not self.context_BK.shape[1]:  # who has no category need not say for how many samples
             object.__setattr__(self, "context_BK", np.empty((len(self), 0), np.int32))
 
+    @classmethod
+    def unlabelled(
+        cls,
+        *,
+        user_row_B: NDArray[np.int32],
+        item_row_B: NDArray[np.int32],
+        history_item_BL: NDArray[np.int32],
+        history_rating_BL: NDArray[np.int8],
+        context_BK: NDArray[np.int32],
+    ) -> "Samples":
+        """Samples to be scored: nothing is known of label, time and position, which are 0."""
+        count = len(user_row_B)
+        return cls(
+            user_row_B=user_row_B,
+            item_row_B=item_row_B,
+            label_B=np.zeros(count, np.int8),
+            timestamp_B=np.zeros(count, np.int64),
+            position_B=np.zeros(count, np.int32),
+            history_item_BL=history_item_BL,
+            history_rating_BL=history_rating_BL,
+            context_BK=context_BK,
+        )
+
     def __len__(self) -> int:
         return len(self.label_B)
 

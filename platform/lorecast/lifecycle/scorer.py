@@ -1,12 +1,14 @@
 """The scorer: click probabilities from a bundle, in process. The same one serves HTTP.
 
 Ids are strings as in the tables; integers mean their decimal text. An id the model has never seen
-takes row 0: it is scored by what else is known, and `unknown` names it.
+takes row 0: it is scored by what else is known, and `unknown` names it. So is a value of the
+context that is new or not given.
 
-Shapes: B pairs, N candidates of one user, L history, V entries of all histories, U users.
+Shapes: B pairs, N candidates of one user, L history, V entries of all histories, U users, K context
+features.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
@@ -20,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lorecast.config import Side
+from lorecast.data.batches import Samples
 from lorecast.data.histories import last_places
-from lorecast.errors import ArtifactError
+from lorecast.errors import ArtifactError, InputError
 from lorecast.lifecycle.bundle import WEIGHTS, Bundle
 from lorecast.models.click_model import ClickModel
 from lorecast.models.inputs import Batch
@@ -29,6 +32,8 @@ from lorecast.models.inputs import Batch
 Id = str | int
 History = Sequence[tuple[Id, float | None]]
 """(item id, rating), oldest first; without a rating it is an item alone."""
+Context = Mapping[str, Id]
+"""What is known of the moment, such as the device; see `Scorer.context_names`."""
 Scores = NDArray[np.float32]
 
 _MAX_ROWS = 4096
@@ -42,6 +47,8 @@ class Unknown:
     user_ids: tuple[Id, ...]
     item_ids: tuple[Id, ...]
     history_item_ids: tuple[Id, ...]
+    context: tuple[str, ...]
+    """Names of the features whose value is new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,10 @@ class Scorer:
         self._item_ids = items["id"].to_pylist()
         self._recent_item_UL = _padded(users["recent_item_rows"], bundle.history_length)
         self._recent_level_UL = _padded(users["recent_ratings"], bundle.history_length)
+        self._context_code = {
+            name: {value: code for code, value in enumerate(values, start=1)}
+            for name, values in bundle.contexts.items()
+        }
         levels = np.asarray(bundle.rating_levels, dtype=np.float64)
         self._level_bounds = (levels[1:] + levels[:-1]) / 2
 
@@ -104,15 +115,22 @@ class Scorer:
             return None
         return self.bundle.rating_levels[0], self.bundle.rating_levels[-1]
 
+    @property
+    def context_names(self) -> tuple[str, ...]:
+        """What a context may name."""
+        return tuple(self._context_code)
+
     def score(
         self,
         user_ids: Sequence[Id],
         item_ids: Sequence[Id],
         histories: Sequence[History] | None = None,
+        contexts: Sequence[Context] | None = None,
     ) -> Scores:
         """Probability of a click for each pair, [B].
 
         `histories` replace the users' recent ones; of each, the last L with known items count.
+        Raises InputError if a context names what is none of the model's.
         """
         assert len(user_ids) == len(item_ids), "one item a user"
         user_row_B = self.rows("user", user_ids)
@@ -121,12 +139,21 @@ class Scorer:
             item_BL, level_BL = self._recent_item_UL[user_row_B], self._recent_level_UL[user_row_B]
         else:
             item_BL, level_BL = self._histories(histories)
-        return self._probabilities(user_row_B, item_row_B, item_BL, level_BL)
+        context_BK = np.zeros((len(user_ids), len(self.context_names)), np.int32)
+        if contexts is not None:
+            context_BK = self.context_codes(contexts)
+        return self._probabilities(user_row_B, item_row_B, item_BL, level_BL, context_BK)
 
     def candidates(
-        self, user_id: Id, item_ids: Sequence[Id], history: History | None = None
+        self,
+        user_id: Id,
+        item_ids: Sequence[Id],
+        history: History | None = None,
+        context: Context | None = None,
     ) -> Scored:
-        """Probabilities of one user's candidates; `history` as in `score`."""
+        """Probabilities of one user's candidates; `history` and `context` as in `score`."""
+        context = context or {}
+        context_1K = self.context_codes([context])
         item_row_N = self.rows("item", item_ids)
         (user_row,) = self.rows("user", [user_id])
         if history is None:
@@ -134,17 +161,23 @@ class Scorer:
             level_1L = self._recent_level_UL[user_row : user_row + 1]
         else:
             item_1L, level_1L = self._histories([history])
-        shape = (len(item_ids), self.bundle.history_length)
+        N = len(item_ids)
         score_N = self._probabilities(
-            np.broadcast_to(user_row, len(item_ids)),
+            np.full(N, user_row),
             item_row_N,
-            np.broadcast_to(item_1L, shape),
-            np.broadcast_to(level_1L, shape),
+            item_1L.repeat(N, axis=0),
+            level_1L.repeat(N, axis=0),
+            context_1K.repeat(N, axis=0),
         )
         unknown = Unknown(
             user_ids=() if user_row else (user_id,),
             item_ids=tuple(item_ids[i] for i in np.flatnonzero(item_row_N == 0)),
             history_item_ids=self._unknown_items(item for item, _ in history or ()),
+            context=tuple(
+                name
+                for name, code in zip(self.context_names, context_1K[0], strict=True)
+                if name in context and not code
+            ),
         )
         return Scored(item_ids=item_ids, score_N=score_N, unknown=unknown)
 
@@ -154,9 +187,11 @@ class Scorer:
         k: int,
         item_ids: Sequence[Id] | None = None,
         history: History | None = None,
+        context: Context | None = None,
     ) -> Scored:
         """The `k` best candidates (default: of all items), best first; ties keep their order."""
-        scored = self.candidates(user_id, self._item_ids if item_ids is None else item_ids, history)
+        candidates = self._item_ids if item_ids is None else item_ids
+        scored = self.candidates(user_id, candidates, history, context)
         best = np.argsort(-scored.score_N, kind="stable")[:k]
         return Scored(
             item_ids=[scored.item_ids[i] for i in best],
@@ -164,10 +199,25 @@ class Scorer:
             unknown=scored.unknown,
         )
 
-    def rows(self, side: Side, ids: Sequence[Id]) -> NDArray[np.int64]:
+    def rows(self, side: Side, ids: Sequence[Id]) -> NDArray[np.int32]:
         """The rows of ids, 0 where unknown."""
         known = self._user_row if side == "user" else self._item_row
-        return np.fromiter(map(known.get, map(str, ids), repeat(0)), np.int64, len(ids))
+        return np.fromiter(map(known.get, map(str, ids), repeat(0)), np.int32, len(ids))
+
+    def context_codes(self, contexts: Sequence[Context]) -> NDArray[np.int32]:
+        """Codes in the order of `context_names`, 0 for what is new or not given: [B, K].
+
+        Raises InputError if a context names what is none of the model's.
+        """
+        if strange := set().union(*contexts).difference(self._context_code):
+            known = ", ".join(self.context_names) or "none"
+            raise InputError(
+                f"the context names {min(strange)[:50]!r}; the model's contexts are: {known}"
+            )
+        codes_BK = np.zeros((len(contexts), len(self._context_code)), np.int32)
+        for place, (name, code) in enumerate(self._context_code.items()):
+            codes_BK[:, place] = [code.get(str(c[name]), 0) if name in c else 0 for c in contexts]
+        return codes_BK
 
     def _unknown_items(self, ids: Iterable[Id]) -> tuple[Id, ...]:
         return tuple(item for item in ids if str(item) not in self._item_row)
@@ -194,9 +244,24 @@ class Scorer:
         return item_BL, level_BL
 
     @torch.inference_mode()
-    def _probabilities(self, *rows: NDArray[np.integer]) -> Scores:
-        """Sigmoids of the model's logits for the fields of a `Batch`."""
-        batch = Batch(*(torch.from_numpy(np.array(r, dtype=np.int32)) for r in rows))
+    def _probabilities(
+        self,
+        user_row_B: NDArray[np.int32],
+        item_row_B: NDArray[np.int32],
+        item_BL: NDArray[np.int32],
+        level_BL: NDArray[np.int32],
+        context_BK: NDArray[np.int32],
+    ) -> Scores:
+        """Sigmoids of the model's logits."""
+        batch = Batch.of(
+            Samples.unlabelled(
+                user_row_B=user_row_B,
+                item_row_B=item_row_B,
+                history_item_BL=item_BL,
+                history_rating_BL=level_BL.astype(np.int8),
+                context_BK=context_BK,
+            )
+        )
         logits = [
             self._model(batch.slice(start, start + _MAX_ROWS))
             for start in range(0, len(batch), _MAX_ROWS)

@@ -1,13 +1,15 @@
 """Reading a prepared dataset: shapes, row 0, shards, and folders that are none."""
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from lorecast.artifacts import StageSpec, build
 from lorecast.data.batches import load_samples
-from lorecast.data.dataset import Dataset
+from lorecast.data.dataset import Dataset, FeatureSchema
 from lorecast.data.layout import SPLITS, samples_folder
 from lorecast.errors import ArtifactError, InputError
 
@@ -55,6 +57,38 @@ def test_take_keeps_columns_together(tiny_dataset: Dataset, rng: np.random.Gener
     taken = samples.take(order)
     assert np.array_equal(taken.timestamp_B, samples.timestamp_B[order])
     assert np.array_equal(taken.history_rating_BL, samples.history_rating_BL[order])
+
+
+def test_features_of_every_kind(make_tiny_dataset: Callable[..., Dataset]) -> None:
+    dataset = make_tiny_dataset(rich=True)
+    schema = dataset.schema
+    assert (schema.item_multi, schema.user_multi) == ({"tags": 4}, {"hobbies": 4})
+    assert (schema.item_numeric, schema.user_numeric) == (("price", "length"), ("age",))
+    assert schema.context == {"device": 3, "hour": 2}
+    assert FeatureSchema.from_dict(json.loads(json.dumps(asdict(schema)))) == schema
+    tags = dataset.multi_codes("item")["tags"]
+    assert tags.shape == (schema.num_items + 1, 2)
+    assert tags.dtype == np.int32
+    assert not tags[0].any()
+    assert dataset.multi_codes("user")["hobbies"].shape == (schema.num_users + 1, 3)
+    numbers = dataset.numeric("item")
+    assert (numbers.shape, numbers.dtype) == ((schema.num_items + 1, 2), np.float32)
+    assert not numbers[0].any()
+    whole = load_samples(dataset, "train")
+    assert whole.context_BK.shape == (len(whole), 2)
+    assert set(whole.context_BK[:, 0].tolist()) == {0, 1, 2, 3}
+    shards = [load_samples(dataset, "train", shard, 3).context_BK for shard in range(3)]
+    assert np.array_equal(np.concatenate(shards), whole.context_BK)
+
+
+def test_a_schema_of_before_there_were_such_features(tiny_dataset: Dataset) -> None:
+    schema = asdict(tiny_dataset.schema)
+    for name in ("item_multi", "user_multi", "item_numeric", "user_numeric", "context"):
+        assert not schema.pop(name)
+    assert FeatureSchema.from_dict(schema) == tiny_dataset.schema
+    assert load_samples(tiny_dataset, "valid").context_BK.shape[1] == 0
+    assert tiny_dataset.multi_codes("item") == {}
+    assert tiny_dataset.numeric("user").shape == (tiny_dataset.schema.num_users + 1, 0)
 
 
 def test_an_empty_split_is_named(tiny_dataset: Dataset) -> None:

@@ -17,12 +17,14 @@ import torch
 
 from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset
-from lorecast.errors import ArtifactError
+from lorecast.errors import ArtifactError, InputError
+from lorecast.lifecycle.bundle import Bundle
 from lorecast.lifecycle.mlflow_registry import MLflowRegistry
 from lorecast.lifecycle.registry import RunRecord, enrol
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.models.inputs import Batch
 from tests.small_bundle import make_model, write_small_bundle, write_vectors
+from tests.tiny_dataset import write_tiny_dataset
 
 
 @pytest.fixture
@@ -41,17 +43,19 @@ def scorer(bundle: Path) -> Scorer:
 
 
 @pytest.mark.invariant
-@pytest.mark.parametrize("knowledge", [True, False])
-def test_scores_equal_the_models(
-    workspace: Path, tiny_dataset: Dataset, tmp_path: Path, knowledge: bool
-) -> None:
-    vectors = write_vectors(workspace, tiny_dataset) if knowledge else None
-    model = make_model(tiny_dataset, vectors)
-    samples = load_samples(tiny_dataset, "test")
+@pytest.mark.parametrize(
+    ("knowledge", "rich"), [(True, False), (False, False), (True, True), (False, True)]
+)
+def test_scores_equal_the_models(tmp_path: Path, knowledge: bool, rich: bool) -> None:
+    workspace = tmp_path / "workspace"
+    dataset = write_tiny_dataset(workspace, rich=rich)
+    vectors = write_vectors(workspace, dataset) if knowledge else None
+    model = make_model(dataset, vectors)
+    samples = load_samples(dataset, "test")
     with torch.inference_mode():
         expected = torch.sigmoid(model(Batch.of(samples))).numpy()
 
-    folder = write_small_bundle(workspace, tiny_dataset, knowledge=knowledge)
+    folder = write_small_bundle(workspace, dataset, knowledge=knowledge)
     moved = folder.rename(tmp_path / "moved")
     shutil.rmtree(workspace)
     items = [f"i{row}" for row in samples.item_row_B]
@@ -60,7 +64,15 @@ def test_scores_equal_the_models(
         for rows, levels in zip(samples.history_item_BL, samples.history_rating_BL, strict=True)
     ]
     users = [f"u{row}" for row in samples.user_row_B]
-    scored = Scorer.load(moved).score(users, items, histories)
+    contexts = [
+        {
+            name: dataset.contexts[name][code - 1]
+            for name, code in zip(dataset.contexts, codes, strict=True)
+            if code
+        }
+        for codes in samples.context_BK
+    ]
+    scored = Scorer.load(moved).score(users, items, histories, contexts)
     np.testing.assert_allclose(scored, expected, rtol=0, atol=1e-6)
     assert np.ptp(scored) > 1e-3
 
@@ -115,6 +127,43 @@ def test_a_bundle_from_before_unrated_histories_rates_them(bundle: Path) -> None
     del card["rates_histories"]
     path.write_text(json.dumps(card))
     assert Scorer.load(bundle).rating_range == (1, 5)
+
+
+def test_features_of_every_kind_are_in_the_bundle(tmp_path: Path) -> None:
+    dataset = write_tiny_dataset(tmp_path, rich=True)
+    bundle = Bundle.open(write_small_bundle(tmp_path, dataset))
+    assert bundle.schema == dataset.schema
+    for side in ("item", "user"):
+        entities = bundle.entities(side)
+        found, expected = bundle.multi_codes(side, entities), dataset.multi_codes(side)
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], expected[name]) for name in found)
+        np.testing.assert_array_equal(bundle.numeric(side, entities), dataset.numeric(side))
+        np.testing.assert_array_equal(
+            bundle.feature_codes(side, entities), dataset.feature_codes(side)
+        )
+
+
+def test_contexts(tmp_path: Path) -> None:
+    scorer = Scorer.load(write_small_bundle(tmp_path, write_tiny_dataset(tmp_path, rich=True)))
+    assert scorer.context_names == ("device", "hour")
+    contexts = [{"hour": 19, "device": "desk"}, {}, {"device": "watch"}, {"hour": "7"}]
+    assert scorer.context_codes(contexts).tolist() == [[1, 2], [0, 0], [0, 0], [0, 1]]
+    scored = scorer.candidates("u3", ["i1", "i2"], context={"device": "watch", "hour": 19})
+    assert scored.unknown.context == ("device",)
+    assert np.isfinite(scored.score_N).all()
+    one_by_one = scorer.score(["u3"] * 4, ["i1"] * 4, contexts=contexts)
+    for context, score in zip(contexts, one_by_one, strict=True):
+        ranked = scorer.rank("u3", 1, ["i1"], context=context)
+        np.testing.assert_allclose(ranked.score_N[0], score, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="names 'devise'; the model's contexts are: device, hour"):
+        scorer.score(["u3"], ["i1"], contexts=[{"devise": "tv"}])
+
+
+def test_no_contexts(scorer: Scorer) -> None:
+    assert scorer.context_names == ()
+    with pytest.raises(InputError, match="the model's contexts are: none"):
+        scorer.candidates("u3", ["i1"], context={"device": "tv"})
 
 
 def test_unknown_ids_are_scored_and_named(scorer: Scorer) -> None:
