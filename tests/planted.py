@@ -7,11 +7,15 @@ and neither ids nor histories give it away to users never seen in training.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from lorecast.config import Side
 from lorecast.data.batches import Samples
 from lorecast.data.dataset import FeatureSchema
+from lorecast.models.inputs import History
 from lorecast.models.knowledge import Chunk, KnowledgeShape
 
 NUM_ITEMS, NUM_USERS, KINDS, DIM, HISTORY = 400, 600, 4, 16, 4
@@ -50,6 +54,18 @@ class Vectors:
             {side: array[order[side]] for side, array in self.arrays.items()},
             {side: mask[order[side]] for side, mask in self.masks.items()},
         )
+
+
+def history(steps_BLME: Tensor, mask_BL: Tensor) -> History:
+    """A history with these steps; padded ones are zeros."""
+    B, L, M, E = steps_BLME.shape
+    real = mask_BL[:, :, None, None]
+    item_UK = (steps_BLME[:, :, : M - 1] * real).reshape(B * L, (M - 1) * E)
+    rating_RE = (steps_BLME[:, :, M - 1] * real[:, :, 0]).reshape(B * L, E)
+    place_BL = 1 + torch.arange(B * L).view(B, L)  # place 0 holds zeros
+    return History(
+        F.pad(item_UK, (0, 0, 1, 0)), place_BL, F.pad(rating_RE, (0, 0, 1, 0)), place_BL, mask_BL
+    )
 
 
 def codes(rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

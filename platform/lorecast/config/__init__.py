@@ -35,6 +35,7 @@ __all__ = [
     "EntityColumns",
     "ExperimentConfig",
     "Gate",
+    "Gate",
     "GeneratedField",
     "HEINConfig",
     "ImportedField",

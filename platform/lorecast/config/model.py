@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from lorecast.config.section import Fraction, Positive, Section
 
+Gate = Literal["double_sigmoid", "sigmoid", "softmax", "sparsemax", "top_k", "none"]
+
 
 class KSERConfig(Section):
     """ESFNet and attention alignment (KSER)."""
@@ -15,8 +17,15 @@ class KSERConfig(Section):
     layers: Positive = Field(1, description="attention layers")
     gate_hidden: Positive = Field(128, description="hidden width of ESFNet")
     dropout: Fraction = Field(0.1, description="dropout in attention and feed-forward")
-    gate: bool = Field(True, description="false: without ESFNet, every chunk as it is")
+    gate: Gate = Field(
+        "double_sigmoid",
+        description="ESFNet's weights: double_sigmoid (0 to 2), sigmoid, softmax or sparsemax "
+        "within a field, top_k; none: every chunk as it is",
+    )
+    top_k: Positive = Field(3, description="chunks of a field that pass (gate: top_k)")
+    context: bool = Field(True, description="false: gates see texts alone, not user and target")
     align: bool = Field(True, description="false: without attention, the mean of a side's chunks")
+    no_op: bool = Field(True, description="a key that lets a query ignore all knowledge")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -25,11 +34,12 @@ class KSERConfig(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
+        """Switches at their start are left out; `network` changes with what the code computes."""
         identity = super().identity()
-        for part in ("gate", "align"):
-            if identity[part]:
-                del identity[part]
-        return identity
+        for switch in ("gate", "top_k", "context", "align", "no_op"):
+            if identity[switch] == type(self).model_fields[switch].default:
+                del identity[switch]
+        return identity | {"network": 2}
 
 
 class HEINConfig(Section):

@@ -26,7 +26,7 @@ from lorecast.models.extractors.controls import MoE, Naive, SharedMLP, chunk_mea
 from lorecast.models.extractors.hein import HEIN
 from lorecast.models.extractors.kser import KSER
 from lorecast.models.features import FeatureEmbedding
-from lorecast.models.inputs import Batch, FieldCounts, Fields
+from lorecast.models.inputs import Batch, FieldCounts
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, gather, shuffled
 
 _BACKBONES: dict[str, type[nn.Module]] = {
@@ -76,16 +76,18 @@ class ClickModel(nn.Module):
         super().__init__()
         self.features = FeatureEmbedding(schema, config.embedding_dim)
         counts = self.features.counts
-        self.extractor = (
-            _EXTRACTORS[config.extractor](config, knowledge, counts) if knowledge else None
-        )
+        if residual:
+            assert knowledge
+            assert config.extractor == "kser", "the residual form is KSER's"
+            self.extractor: Extractor | None = KSER(config, knowledge, counts, residual=True)
+        else:
+            make = _EXTRACTORS[config.extractor]
+            self.extractor = make(config, knowledge, counts) if knowledge else None
         if self.extractor and not residual:
             counts = counts._replace(extra=counts.extra + self.extractor.num_fields)
         self.backbone = _BACKBONES[config.backbone](config, counts)
         self._residual = residual
         if residual:
-            assert isinstance(self.extractor, KSER), "the residual form is KSER's"
-            self.extractor.start_at_zero()
             for module in self._frozen:
                 module.requires_grad_(False)
         self.knowledge = knowledge
@@ -143,20 +145,15 @@ class ClickModel(nn.Module):
             assert isinstance(self.extractor, KSER)
             fields = self.extractor.shift(fields, self._known(batch))
         elif self.extractor:
-            extra_BXE, _ = self._extract(fields, batch)
+            extra_BXE, _ = self.extractor(fields, self._known(batch))
             fields = fields.with_extra(extra_BXE)
         logit_B: Tensor = self.backbone(fields)
         return logit_B
 
     def gates(self, batch: Batch) -> Tensor:
         """gate_BC: ESFNet's weights, in the order of `KnowledgeShape.all_chunks`; 0: no text."""
-        _, gate_BC = self._extract(self.features(batch), batch)
-        assert gate_BC is not None, "ask `has_gates` first"
-        return gate_BC
-
-    def _extract(self, fields: Fields, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        assert self.extractor
-        return self.extractor(fields, self._known(batch))
+        assert isinstance(self.extractor, KSER), "ask `has_gates` first"
+        return self.extractor.gates(self.features(batch), self._known(batch))
 
     def _known(self, batch: Batch) -> Mapping[Side, SideKnowledge]:
         assert self.knowledge

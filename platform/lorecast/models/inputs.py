@@ -1,15 +1,16 @@
 """What models take: rows of samples, and the fields that features become.
 
 Shapes: B batch, L history, N an item's fields, M = N + 1 a history step's fields (with the rating),
-X extra fields, E embedding width.
+X extra fields, E embedding width, U items of a table, R ratings of one (0: unknown).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from lorecast.data.batches import Samples
 
@@ -60,19 +61,83 @@ class Batch:
         )
 
 
-class Fields(NamedTuple):
+@dataclass(frozen=True)
+class History:
+    """A batch's histories: each step the fields of an item and of a rating, in a row.
+
+    They are kept as places in two small tables, so that whatever is linear in a step is worked out
+    once a row of the tables instead of once a step. J = M·E is a step's width, K = N·E an item's.
+    """
+
+    item_UK: Tensor
+    """Fields of items; a padded step's place holds zeros."""
+    place_BL: Tensor
+    """int64, in U."""
+    rating_RE: Tensor
+    """Row 0 is zero."""
+    level_BL: Tensor
+    """int64, in R."""
+    mask_BL: Tensor
+    """False where the history is padded."""
+    shift_BJ: Tensor | None = None
+    """What is added to every real step of a sample."""
+
+    def steps(self) -> Tensor:
+        """step_BLJ; zeros where the history is padded."""
+        step_BLJ = torch.cat(
+            [_rows(self.item_UK, self.place_BL), _rows(self.rating_RE, self.level_BL)], dim=2
+        )
+        if self.shift_BJ is None:
+            return step_BLJ
+        return step_BLJ + self.shift_BJ[:, None] * self.mask_BL[:, :, None]
+
+    def mapped(self, weight_WJ: Tensor, bias_W: Tensor) -> Tensor:
+        """step_BLW, the linear map of `steps`; a padded step gives the bias."""
+        K = self.item_UK.shape[1]
+        item_UW = F.linear(self.item_UK, weight_WJ[:, :K], bias_W)
+        rating_RW = F.linear(self.rating_RE, weight_WJ[:, K:])
+        step_BLW = _rows(item_UW, self.place_BL) + _rows(rating_RW, self.level_BL)
+        if self.shift_BJ is None:
+            return step_BLW
+        shift_BW = F.linear(self.shift_BJ, weight_WJ)
+        return step_BLW + shift_BW[:, None] * self.mask_BL[:, :, None]
+
+    def mean(self) -> Tensor:
+        """mean_BJ over the real steps; zeros for an empty history."""
+        share_BL = self.mask_BL / self.mask_BL.sum(1, keepdim=True).clamp(min=1)
+        share_B1L = share_BL[:, None]
+        item_BK = torch.bmm(share_B1L, _rows(self.item_UK, self.place_BL)).squeeze(1)
+        share_BR = share_BL.new_zeros(len(share_BL), len(self.rating_RE))
+        share_BR = share_BR.scatter_add(1, self.level_BL, share_BL)
+        mean_BJ = torch.cat([item_BK, share_BR @ self.rating_RE], dim=1)
+        if self.shift_BJ is None:
+            return mean_BJ
+        return mean_BJ + self.shift_BJ * self.mask_BL.any(1, keepdim=True)
+
+    def shifted(self, shift_BJ: Tensor) -> "History":
+        """The same histories, every real step moved by its sample's shift."""
+        assert self.shift_BJ is None, "a history is shifted once"
+        return replace(self, shift_BJ=shift_BJ)
+
+
+def _rows(table_UW: Tensor, place_BL: Tensor) -> Tensor:
+    """row_BLW. With int64 places and two dimensions both passes of index_select are fast."""
+    W = table_UW.shape[1]
+    return table_UW.index_select(0, place_BL.flatten()).view(*place_BL.shape, W)
+
+
+@dataclass(frozen=True)
+class Fields:
     """What a backbone and an extractor see of a batch: embedded fields."""
 
     target_BNE: Tensor
-    history_BLME: Tensor
-    mask_BL: Tensor
-    """False where the history is padded."""
+    history: History
     extra_BXE: Tensor
     """The user's features, then what an extractor adds."""
 
     def with_extra(self, extra_BXE: Tensor) -> "Fields":
         """These fields and further extra ones."""
-        return self._replace(extra_BXE=torch.cat([self.extra_BXE, extra_BXE], dim=1))
+        return replace(self, extra_BXE=torch.cat([self.extra_BXE, extra_BXE], dim=1))
 
 
 class FieldCounts(NamedTuple):

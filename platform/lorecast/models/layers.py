@@ -59,4 +59,4 @@ class Dice(nn.Module):
         """The activated rows, same shape."""
         by_batch = self.training and len(x_RH) > 1
         z_RH = F.batch_norm(x_RH, self.mean, self.var, training=by_batch, momentum=self._momentum)
-        return x_RH * (self.alpha + (1 - self.alpha) * torch.sigmoid(z_RH))
+        return x_RH * torch.lerp(self.alpha, torch.ones_like(self.alpha), torch.sigmoid(z_RH))

@@ -14,9 +14,9 @@ def pooled_fields(fields: Fields) -> Tensor:
 
     An empty history gives zeros.
     """
-    share_BL = fields.mask_BL / fields.mask_BL.sum(1, keepdim=True).clamp(min=1)
-    history_BK = torch.bmm(share_BL[:, None], fields.history_BLME.flatten(2))
-    history_BME = history_BK.view_as(fields.history_BLME[:, 0])
+    mean_BJ = fields.history.mean()
+    E = fields.target_BNE.shape[2]
+    history_BME = mean_BJ.view(len(mean_BJ), mean_BJ.shape[1] // E, E)
     return torch.cat([fields.target_BNE, history_BME, fields.extra_BXE], dim=1)
 
 

@@ -1,5 +1,7 @@
 """The contract of every backbone; a new one joins by its name in the registry."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -37,8 +39,7 @@ def _fields(num: int = 40, length: int = 6, counts: FieldCounts = COUNTS) -> Fie
     mask_BL[0] = False
     return Fields(
         target_BNE=torch.randn(num, counts.target, counts.dim),
-        history_BLME=torch.randn(num, length, counts.history, counts.dim),
-        mask_BL=mask_BL,
+        history=planted.history(torch.randn(num, length, counts.history, counts.dim), mask_BL),
         extra_BXE=torch.randn(num, counts.extra, counts.dim),
     )
 
@@ -57,7 +58,19 @@ def _backbone(config: ModelConfig, counts: FieldCounts = COUNTS, seed: int = 0) 
 
 
 def _take(fields: Fields, index: Tensor | slice) -> Fields:
-    return Fields(*(tensor[index] for tensor in fields))
+    history = fields.history
+    steps_BLME = history.steps().unflatten(2, (-1, fields.target_BNE.shape[2]))
+    return Fields(
+        fields.target_BNE[index],
+        planted.history(steps_BLME[index], history.mask_BL[index]),
+        fields.extra_BXE[index],
+    )
+
+
+def _with_steps(fields: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
+    """The fields with other steps, [B, L, M, E]."""
+    steps_BLME = fields.history.steps().unflatten(2, (-1, fields.target_BNE.shape[2]))
+    return replace(fields, history=planted.history(change(steps_BLME), fields.history.mask_BL))
 
 
 def _same(found: Tensor, expected: Tensor) -> None:
@@ -94,11 +107,10 @@ def test_batch_size_and_order_do_not_change_a_score(config: ModelConfig) -> None
 @BACKBONES
 def test_padding_does_not_change_a_score(config: ModelConfig) -> None:
     backbone, fields = _backbone(config), _fields()
-    garbage = torch.randn(40, 4, COUNTS.history, COUNTS.dim) * 100
-    blocks = [garbage[:, :3], fields.history_BLME, garbage[:, 3:]]
-    padded = fields._replace(
-        history_BLME=torch.cat(blocks, dim=1), mask_BL=F.pad(fields.mask_BL, (3, 1), value=False)
-    )
+    history = fields.history
+    padding = {"place_BL": (3, 1), "level_BL": (3, 1), "mask_BL": (3, 1)}
+    longer = {name: F.pad(getattr(history, name), pad) for name, pad in padding.items()}
+    padded = replace(fields, history=replace(history, **longer))
     _same(backbone(padded), backbone(fields))
 
 
@@ -106,8 +118,11 @@ def test_padding_does_not_change_a_score(config: ModelConfig) -> None:
 def test_every_kind_of_field_changes_the_score(config: ModelConfig) -> None:
     backbone, fields = _backbone(config), _fields()
     before = backbone(fields)
-    for kind in ("target_BNE", "history_BLME", "extra_BXE"):
-        moved = fields._replace(**{kind: getattr(fields, kind) + 1})
+    for kind, moved in {
+        "target": replace(fields, target_BNE=fields.target_BNE + 1),
+        "history": _with_steps(fields, lambda steps_BLME: steps_BLME + 1),
+        "extra": replace(fields, extra_BXE=fields.extra_BXE + 1),
+    }.items():
         changed = (backbone(moved) - before).abs() > 1e-4
         assert changed[1:].float().mean() > 0.9, kind
 
@@ -142,8 +157,14 @@ def test_learns_whether_target_and_history_match(config: ModelConfig) -> None:
     label_B = (item_B == taste_B).float()
     meaning_2KE = torch.randn(2, kinds, COUNTS.dim)
     fields.target_BNE[:, 0] = meaning_2KE[0, item_B]
-    fields.history_BLME[:, :, 0] = meaning_2KE[1, taste_B, None]
-    known = fields.mask_BL.any(1)
+    taste_BE = meaning_2KE[1, taste_B]
+
+    def tell(steps_BLME: Tensor) -> Tensor:
+        steps_BLME[:, :, 0] = taste_BE[:, None]
+        return steps_BLME
+
+    fields = _with_steps(fields, tell)
+    known = fields.history.mask_BL.any(1)
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=3e-3)
     losses = []
     for _ in range(100):
@@ -168,10 +189,25 @@ def test_takes_what_kser_adds(config: ModelConfig, rng: np.random.Generator) -> 
 
 def test_pooling_averages_real_steps_and_gives_zeros_for_none() -> None:
     fields = _fields(3, 4)
-    fields.mask_BL[1:] = torch.tensor([False, True, False, True])
+    steps_BLME = torch.randn(3, 4, COUNTS.history, COUNTS.dim)
+    mask_BL = torch.tensor([[False] * 4, [False, True] * 2, [False, True] * 2])
+    fields = replace(fields, history=planted.history(steps_BLME, mask_BL))
     history_BME = pooled_fields(fields)[:, COUNTS.target : COUNTS.target + COUNTS.history]
     assert not history_BME[0].any()
-    torch.testing.assert_close(history_BME[1:], fields.history_BLME[1:, [1, 3]].mean(1))
+    torch.testing.assert_close(history_BME[1:], steps_BLME[1:, [1, 3]].mean(1))
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_history_maps_and_averages_what_its_steps_are(shifted: bool) -> None:
+    fields = _fields(20, 5)
+    history = fields.history
+    if shifted:
+        history = history.shifted(torch.randn(20, COUNTS.history * COUNTS.dim))
+    steps_BLJ, mask_BL1 = history.steps(), history.mask_BL[:, :, None]
+    weight_WJ, bias_W = torch.randn(4, steps_BLJ.shape[2]), torch.randn(4)
+    _same(history.mapped(weight_WJ, bias_W), steps_BLJ @ weight_WJ.T + bias_W)
+    _same(history.mean(), steps_BLJ.sum(1) / mask_BL1.sum(1).clamp(min=1))
+    assert not steps_BLJ[~history.mask_BL].any()
 
 
 def test_second_order_is_the_sum_over_pairs() -> None:
@@ -195,8 +231,15 @@ def test_compressed_interaction_is_the_published_sum() -> None:
 def test_dien_reads_the_order_of_the_history(evolution: str) -> None:
     config = ModelConfig.model_validate({"backbone": "dien", "dien": {"evolution": evolution}})
     backbone, fields = _backbone(config), _fields()
-    turned = fields._replace(
-        history_BLME=fields.history_BLME.flip(1), mask_BL=fields.mask_BL.flip(1)
+    history = fields.history
+    turned = replace(
+        fields,
+        history=replace(
+            history,
+            place_BL=history.place_BL.flip(1),
+            level_BL=history.level_BL.flip(1),
+            mask_BL=history.mask_BL.flip(1),
+        ),
     )
     changed = (backbone(turned) - backbone(fields)).abs() > 1e-4
     assert not changed[0]
@@ -222,7 +265,7 @@ def test_as_many_parameters_as_counted_from_kars_code_on_movielens(
 
 
 def test_keys_of_other_backbones_are_no_part_of_the_identity() -> None:
-    """Artifacts of DIN outlive new backbones."""
+    """Artifacts of DIN outlive new backbones; this changes with KSER's `network` alone."""
     din = load_config().model.identity()
     assert list(din) == [
         "backbone",
@@ -233,7 +276,7 @@ def test_keys_of_other_backbones_are_no_part_of_the_identity() -> None:
         "extractor",
         "kser",
     ]
-    assert fingerprint(din) == "3d8c15c46a07e00c7ad60caf7b5f866f"
+    assert fingerprint(din) == "16a8c19cede3c76280a44090fdc68ace"
     others = ["model.cross.layers=2", "model.dien.evolution=gru", "model.fignn.steps=3"]
     assert load_config(None, others).model.identity() == din
     for backbone, key in [

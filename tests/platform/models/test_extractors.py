@@ -21,11 +21,13 @@ from tests import planted
 NAMES = get_args(ModelConfig.model_fields["extractor"].annotation)
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"extractor": name} for name in NAMES},
-    "kser-without-gate": {"kser": {"gate": False}},
+    "kser-without-gate": {"kser": {"gate": "none"}},
     "kser-without-alignment": {"kser": {"align": False}},
+    "kser-softmax": {"kser": {"gate": "softmax"}},
+    "kser-two-layers": {"kser": {"layers": 2}},
 }
-GATED = {"kser", "kser-without-alignment"}
-ALIGNED = {"kser", "kser-without-gate"}
+GATED = {"kser", "kser-without-alignment", "kser-softmax", "kser-two-layers"}
+ALIGNED = {"kser", "kser-without-gate", "kser-softmax", "kser-two-layers"}
 EACH = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -220,7 +222,7 @@ def test_hein_is_as_large_as_kars_adaptor() -> None:
 
 def test_the_mean_is_kser_without_its_parts(rng: np.random.Generator) -> None:
     mean, batch, vectors = _model("mean", rng)
-    config = _config("kser", kser={"gate": False, "align": False})
+    config = _config("kser", kser={"gate": "none", "align": False})
     bare = ClickModel(config, planted.SCHEMA, planted.SHAPE)
     bare.load_state_dict(mean.state_dict())
     found, expected = _extract(bare.eval(), batch, vectors), _extract(mean, batch, vectors)
@@ -250,7 +252,14 @@ def test_an_identity_holds_what_its_extractor_reads() -> None:
 
     kser = identity()
     assert kser["extractor"] == "kser"
-    assert kser["kser"] == {"dim": 32, "heads": 4, "layers": 1, "gate_hidden": 128, "dropout": 0.1}
+    assert kser["kser"] == {
+        "dim": 32,
+        "heads": 4,
+        "layers": 1,
+        "gate_hidden": 128,
+        "dropout": 0.1,
+        "network": 2,
+    }
     assert not {"hein", "shuffle_knowledge"} & set(kser)
     assert kser == identity(hein={"shared": 5}, shuffle_knowledge=False)
     assert kser != identity(kser={"align": False})

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
 
-from lorecast.config import KSERConfig, ModelConfig
+from lorecast.config import Gate, KSERConfig, ModelConfig
+from lorecast.models.extractors.esfnet import gate_of
 from lorecast.models.extractors.kser import KSER
 from lorecast.models.inputs import Batch, FieldCounts, Fields
 from lorecast.models.knowledge import Chunk, KnowledgeShape, SideKnowledge, gather
@@ -15,8 +17,7 @@ CONFIG = ModelConfig(embedding_dim=8, kser=KSERConfig(dim=12, heads=3, gate_hidd
 def _fields(batch: int = 4) -> Fields:
     return Fields(
         torch.randn(batch, 2, 8),
-        torch.randn(batch, 5, 3, 8),
-        torch.rand(batch, 5) < 0.8,
+        planted.history(torch.randn(batch, 5, 3, 8), torch.rand(batch, 5) < 0.8),
         torch.randn(batch, 1, 8),
     )
 
@@ -77,10 +78,67 @@ def test_entities_without_any_text_work_in_training_too() -> None:
 
 
 def test_muted_chunks_say_as_little_as_missing_ones() -> None:
-    layer, query = _kser().align[0], torch.randn(4, 6, 8)
-    all_there = torch.ones(4, 3, dtype=torch.bool)
-    muted = layer(query, torch.zeros(4, 3, 12), all_there)
-    torch.testing.assert_close(muted, layer(query, torch.randn(4, 3, 12), ~all_there))
+    layer, asking = _kser().align[0], (torch.randn(4, 16), torch.randn(4, 32))
+    there, key_value = torch.ones(4, 3), torch.randn(4, 3, 24)
+    muted = layer(asking, key_value, torch.zeros(4, 3), there)
+    silent = layer(asking, torch.zeros(4, 3, 24), there, there)
+    torch.testing.assert_close(muted, silent)
+    missing = layer(asking, key_value, torch.zeros(4, 3), torch.zeros(4, 3))
+    assert not torch.allclose(missing, layer(asking, key_value, there, there))
+
+
+def test_attention_is_its_equation() -> None:
+    layer = _kser().align[0]
+    asking, key_value = (torch.randn(4, 16), torch.randn(4, 32)), torch.randn(4, 5, 24)
+    gate, there = torch.rand(4, 5) * 2, (torch.rand(4, 5) < 0.7).float()
+    gate = gate * there
+    layer.no_op_key_d.data.normal_()
+    keys, values = key_value.chunk(2, dim=2)
+    for place, (ask, group) in enumerate(zip(layer.ask, asking, strict=True)):
+        query, residual = ask(group).chunk(2, dim=1)
+        heads = []
+        for head in range(3):
+            own = slice(4 * head, 4 * head + 4)
+            k = torch.cat([keys * gate[:, :, None], layer.no_op_key_d.expand(4, 1, 12)], dim=1)
+            score = torch.einsum("be,bce->bc", query[:, own], k[:, :, own]) / 2
+            score = score.masked_fill(F.pad(there, (0, 1), value=1.0) == 0, -torch.inf)
+            share = score.softmax(1)[:, :5]
+            heads.append(torch.einsum("bc,bce->be", share, (values * gate[:, :, None])[:, :, own]))
+        aligned = layer.norm(residual + layer.output(torch.cat(heads, dim=1)))
+        expected = layer.feed_forward_norm(aligned + layer.feed_forward(aligned))
+        found = layer(asking, key_value, gate, there)[:, place]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gate", ["double_sigmoid", "sigmoid", "softmax", "sparsemax", "top_k"])
+def test_equal_chunks_pass_alike_and_a_missing_one_never(gate: Gate) -> None:
+    there = torch.tensor([[1.0, 1, 0, 1, 1], [0, 0, 0, 0, 1]])
+    gates = gate_of(gate, torch.zeros(2, 5), there, [[0, 1, 2], [3, 4]], top_k=3)
+    torch.testing.assert_close(gates, there / 2 if gate == "sigmoid" else there)
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        ("softmax", [[2.1932, 0.8068, 0.0]]),
+        ("sparsemax", [[3.0, 0.0, 0.0]]),
+        ("top_k", [[1.7616, 0.0, 0.0]]),
+    ],
+)
+def test_gates_choose_within_a_field(gate: Gate, expected: list[list[float]]) -> None:
+    logit = torch.tensor([[2.0, 1.0, -30.0]])
+    found = gate_of(gate, logit, torch.ones(1, 3), [[0, 1, 2]], top_k=1)
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+def test_without_context_a_gate_depends_on_texts_alone() -> None:
+    config = CONFIG.model_copy(update={"kser": KSERConfig(dim=12, heads=3, context=False)})
+    kser, knowledge = KSER(config, planted.SHAPE, COUNTS).eval(), _knowledge()
+    kser.filter.by_all.weight.data.normal_()
+    _, gates = kser(_fields(), knowledge)
+    _, others = kser(_fields(), knowledge)
+    assert gates.std() > 0
+    torch.testing.assert_close(gates, others)
 
 
 def test_start_values_centre_chunks_and_whiten_what_texts_differ_in(

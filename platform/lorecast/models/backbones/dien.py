@@ -36,7 +36,7 @@ class DIEN(nn.Module):
     def forward(self, fields: Fields) -> Tensor:
         """logit_B."""
         target_BW = fields.target_BNE.flatten(1)
-        steps_BLK, mask_BL = _padded_last(fields.history_BLME.flatten(2), fields.mask_BL)
+        steps_BLK, mask_BL = _padded_last(fields.history.steps(), fields.history.mask_BL)
         interest_BW = self._interest(target_BW, self.extract(steps_BLK)[0], mask_BL)
         features = [interest_BW, target_BW, fields.extra_BXE.flatten(1)]
         logit_B: Tensor = self.head(torch.cat(features, dim=1)).squeeze(1)

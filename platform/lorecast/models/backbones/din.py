@@ -30,8 +30,10 @@ class DIN(nn.Module):
     def forward(self, fields: Fields) -> Tensor:
         """logit_B."""
         target_BW = fields.target_BNE.flatten(1)
-        steps_BLW = self.step(fields.history_BLME.flatten(2))
-        interest_BW = self.attention(target_BW, steps_BLW, fields.mask_BL)
+        history, of_step_HW = fields.history, self.attention.of_step()
+        steps_BLW = history.mapped(self.step.weight, self.step.bias)
+        by_step_BLH = history.mapped(of_step_HW @ self.step.weight, of_step_HW @ self.step.bias)
+        interest_BW = self.attention(target_BW, steps_BLW, history.mask_BL, by_step_BLH)
         features = [interest_BW, target_BW, fields.extra_BXE.flatten(1)]
         logit_B: Tensor = self.head(torch.cat(features, dim=1)).squeeze(1)
         return logit_B
@@ -54,20 +56,41 @@ class TargetAttention(nn.Module):
             first = outputs
         self.rest.append(linear(first, 1))
 
-    def forward(self, query_BW: Tensor, steps_BLW: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(
+        self,
+        query_BW: Tensor,
+        steps_BLW: Tensor,
+        mask_BL: Tensor,
+        by_step_BLH: Tensor | None = None,
+    ) -> Tensor:
         """interest_BW; zero where a history is empty."""
-        score_BL = self.score(query_BW, steps_BLW, mask_BL)
+        score_BL = self.score(query_BW, steps_BLW, mask_BL, by_step_BLH)
         return torch.bmm(score_BL[:, None], steps_BLW).squeeze(1)
 
-    def score(self, query_BW: Tensor, steps_BLW: Tensor, mask_BL: Tensor) -> Tensor:
-        """score_BL; zero at padded steps."""
-        query_HW, step_HW, difference_HW, product_HW = self.first.weight.chunk(4, dim=1)
-        by_query_BH = F.linear(query_BW, query_HW + difference_HW, self.first.bias)
-        by_step_BLH = F.linear(steps_BLW, step_HW - difference_HW)
-        by_product_BLH = F.linear(query_BW[:, None] * steps_BLW, product_HW)
-        first_BLH = by_query_BH[:, None] + by_step_BLH + by_product_BLH
+    def of_step(self) -> Tensor:
+        """weight_HW, Wh − Wd: the first layer's map of a step alone."""
+        _, step_HW, difference_HW, _ = self.first.weight.chunk(4, dim=1)
+        return step_HW - difference_HW
 
+    def score(
+        self,
+        query_BW: Tensor,
+        steps_BLW: Tensor,
+        mask_BL: Tensor,
+        by_step_BLH: Tensor | None = None,
+    ) -> Tensor:
+        """score_BL; zero at padded steps. `by_step_BLH`: steps_BLW by `of_step`, if known."""
+        query_HW, _, difference_HW, product_HW = self.first.weight.chunk(4, dim=1)
+        by_query_BH = F.linear(query_BW, query_HW + difference_HW, self.first.bias)
+        if by_step_BLH is None:
+            by_step_BLH = F.linear(steps_BLW, self.of_step())
+        product_VW = (query_BW[:, None] * steps_BLW).flatten(0, 1)
+        others_BLH = by_query_BH[:, None] + by_step_BLH
+        first_VH = torch.addmm(others_BLH.flatten(0, 1), product_VW, product_HW.T)
+        if mask_BL.all():
+            all_BL: Tensor = self.rest(first_VH).view_as(mask_BL)
+            return all_BL
         real_V = mask_BL.flatten().nonzero().squeeze(1)
-        score_V = self.rest(first_BLH.flatten(0, 1).index_select(0, real_V)).squeeze(1)
+        score_V = self.rest(first_VH.index_select(0, real_V)).squeeze(1)
         score_BL = torch.zeros_like(mask_BL, dtype=score_V.dtype)
         return score_BL.flatten().index_copy(0, real_V, score_V).view_as(mask_BL)

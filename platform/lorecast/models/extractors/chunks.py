@@ -5,12 +5,12 @@ knowledge, I/O widths, D encoder width, d work width.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from lorecast.config import Side
+from lorecast.config import KSERConfig, Side
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, sample
 from lorecast.models.layers import linear
 
@@ -36,25 +36,37 @@ def masked_mean(chunk_BCI: Tensor, mask_BC: Tensor) -> Tensor:
     return mean_BI
 
 
+def places(field_C: Sequence[int]) -> list[list[int]]:
+    """The chunks of each field."""
+    return [[c for c, own in enumerate(field_C) if own == f] for f in range(max(field_C) + 1)]
+
+
 class FieldLinear(nn.Module):
     """A Linear of its own for the chunks of each field."""
 
-    field_C: Tensor
+    place_C: Tensor
 
     def __init__(self, inputs: int, outputs: int, field_C: Sequence[int]) -> None:
         super().__init__()
-        maps = [linear(inputs, outputs) for _ in range(max(field_C) + 1)]
+        self._chunks_of_field = places(field_C)
+        maps = [linear(inputs, outputs) for _ in self._chunks_of_field]
         self.weight_FIO = nn.Parameter(torch.stack([m.weight.detach().T for m in maps]))
         self.bias_FO = nn.Parameter(torch.zeros(len(maps), outputs))
-        self.register_buffer("field_C", torch.tensor(field_C), persistent=False)
+        order = torch.tensor([c for chunks in self._chunks_of_field for c in chunks])
+        self.register_buffer("place_C", order.argsort(), persistent=False)
 
-    def forward(self, chunk_BCI: Tensor, minus_CI: Tensor | None = None) -> Tensor:
-        """chunk_BCO, the map of `chunk_BCI − minus_CI`."""
-        weight_CIO = self.weight_FIO.index_select(0, self.field_C)
-        bias_C1O = self.bias_FO.index_select(0, self.field_C)[:, None]
-        if minus_CI is not None:
-            bias_C1O = bias_C1O - torch.bmm(minus_CI[:, None], weight_CIO)
-        return torch.baddbmm(bias_C1O, chunk_BCI.transpose(0, 1), weight_CIO).transpose(0, 1)
+    def forward(self, chunk_UCI: Tensor, minus_CI: Tensor | None = None) -> Tensor:
+        """chunk_UCO, the map of `chunk_UCI − minus_CI`."""
+        parts = []
+        for chunks, weight_IO, bias_O in zip(
+            self._chunks_of_field, self.weight_FIO, self.bias_FO, strict=True
+        ):
+            # One product a field; of the only field, without a copy.
+            own_UGI = chunk_UCI if len(chunks) == chunk_UCI.shape[1] else chunk_UCI[:, chunks]
+            part_UGO = own_UGI @ weight_IO
+            bias_GO = bias_O if minus_CI is None else bias_O - minus_CI[chunks] @ weight_IO
+            parts.append(part_UGO + bias_GO)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)[:, self.place_C]
 
 
 class ChunkProjection(nn.Module):
@@ -80,16 +92,28 @@ class ChunkProjection(nn.Module):
         return chunk_UCd
 
 
+class Projected(NamedTuple):
+    """One side's chunks in the work space, each distinct entity once."""
+
+    chunk_UCd: Tensor
+    mask_UC: Tensor
+    entity_B: Tensor
+    """For each sample, its entity's place in U."""
+
+
 class SideProjections(nn.ModuleDict):
     """A `ChunkProjection` for each side with knowledge, into one work space."""
 
-    def __init__(self, shape: KnowledgeShape, width: int) -> None:
+    def __init__(self, shape: KnowledgeShape, config: KSERConfig) -> None:
         super().__init__()
-        self._width = width
+        self._width = config.dim
+        self.fields_of_sides: list[list[int]] = []
+        """For each side, the field of each chunk."""
         for side in shape.sides:
             fields = list(dict.fromkeys(chunk.field for chunk in shape.chunks(side)))
             field_C = [fields.index(chunk.field) for chunk in shape.chunks(side)]
-            self[side] = ChunkProjection(shape.dim, width, field_C)
+            self.fields_of_sides.append(field_C)
+            self[side] = ChunkProjection(shape.dim, config.dim, field_C)
 
     def start_from(self, vectors: ChunkVectors) -> None:
         """Start values that depend on the texts: chunks are centred, and every projection begins
@@ -105,14 +129,16 @@ class SideProjections(nn.ModuleDict):
             for _, project in self._each():
                 project.map.weight_FIO[:, :, : direction_Dd.shape[1]] = direction_Dd
 
-    def forward(self, knowledge: Mapping[Side, SideKnowledge]) -> tuple[Tensor, Tensor]:
-        """(chunk_BCd, mask_BC) of both sides in a row, projected once a distinct entity."""
-        chunks, masks = [], []
-        for side, project in self._each():
-            known = knowledge[side]
-            chunks.append(project(known.vector_UCD).index_select(0, known.entity_B))
-            masks.append(known.mask_UC.index_select(0, known.entity_B))
-        return torch.cat(chunks, dim=1), torch.cat(masks, dim=1)
+    def forward(self, knowledge: Mapping[Side, SideKnowledge]) -> list[Projected]:
+        """The chunks of each side."""
+        return [
+            Projected(
+                project(knowledge[side].vector_UCD),
+                knowledge[side].mask_UC,
+                knowledge[side].entity_B,
+            )
+            for side, project in self._each()
+        ]
 
     def _each(self) -> list[tuple[Side, ChunkProjection]]:
         return [(cast(Side, side), cast(ChunkProjection, own)) for side, own in self.items()]

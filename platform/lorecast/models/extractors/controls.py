@@ -58,5 +58,5 @@ class Naive(EntityExtractor):
 
 def chunk_mean(model: ModelConfig, shape: KnowledgeShape, counts: FieldCounts) -> KSER:
     """KSER without ESFNet and alignment: the mean of each side's projected chunks."""
-    bare = model.kser.model_copy(update={"gate": False, "align": False})
+    bare = model.kser.model_copy(update={"gate": "none", "align": False})
     return KSER(model.model_copy(update={"kser": bare}), shape, counts)
