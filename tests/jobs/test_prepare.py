@@ -350,6 +350,10 @@ def _filled(table: str, column: str, value: Any) -> Callable[[Tables], None]:
     return change
 
 
+def _with_own_items_as_history(tables: Tables) -> None:
+    tables["clicks"]["seen"] = [[item] for item in tables["clicks"]["what"]]
+
+
 def _emptied(tables: Tables) -> None:
     tables["clicks"] = {name: np.array([], np.int64) for name in tables["clicks"]}
 
@@ -379,6 +383,11 @@ def _repeated(tables: Tables) -> None:
             _filled("clicks", "seen", ["x"]),
             {"clicks": {"history": "seen"}},
             "1,500 of 1,500 ids in column 'seen' are not in the items table: it must hold the ids",
+        ),
+        (
+            _with_own_items_as_history,
+            {"clicks": {"history": "seen"}},
+            r"column 'seen' ends with the row's own item in (\d+) of \1 rows with label 1, which",
         ),
         (
             None,

@@ -1,7 +1,8 @@
 """Interactions as the user's tables hold them, checked row by row and turned to integers."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import numpy as np
@@ -76,10 +77,10 @@ class Checked:
     """`InteractionRules.schema`."""
     rejected: pa.Table
     """`rejected.SCHEMA`."""
-    num_history: int = 0
-    """Ids in the history column."""
-    num_unknown_history: int = 0
-    """Those of them that are no known item: histories go without."""
+    history: Counter[str] = field(default_factory=Counter)
+    """Of the history column: `ids`, those `unknown` as items, which histories go without; the
+    accepted rows `liked` (label 1), and those `repeated`: whose own item their history ends with.
+    """
 
 
 def check(
@@ -149,12 +150,8 @@ def check(
         ],
         schema=schema,
     )
-    return Checked(
-        accepted,
-        checks.rejected(chunk, file),
-        num_history=row_V.size,
-        num_unknown_history=int(np.count_nonzero(row_V == 0)),
-    )
+    counts = Counter[str]() if history is None else _history_counts(row_V, accepted)
+    return Checked(accepted, checks.rejected(chunk, file), counts)
 
 
 def _history_rows(
@@ -163,6 +160,19 @@ def _history_rows(
     """Of every entry of the histories: the line it stands in, and the item's row, 0 if unknown."""
     owner_V, values = parsing.entries(column, history.separator)
     return owner_V, _places(parsing.ids(values), item_ids) + 1
+
+
+def _history_counts(row_V: NDArray[np.int32], accepted: pa.Table) -> Counter[str]:
+    """See `Checked.history`."""
+    last = pc.list_element(accepted["history"], accepted["history"].type.list_size - 1)
+    liked_N = accepted["label"].to_numpy() == 1
+    again_N = last.to_numpy() == accepted["item_row"].to_numpy()
+    return Counter(
+        ids=row_V.size,
+        unknown=int(np.count_nonzero(row_V == 0)),
+        liked=int(np.count_nonzero(liked_N)),
+        repeated=int(np.count_nonzero(liked_N & again_N)),
+    )
 
 
 def _last_items(

@@ -8,6 +8,7 @@ A piece holds at most about `rows_per_task` interactions, or those of one user. 
 not depend on how the work is cut.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,8 @@ class Scattered:
     """Distinct ratings; cut off beyond MAX_LEVELS + 1."""
     first_time: int | None
     last_time: int | None
-    num_history: int
-    num_unknown_history: int
-    """Of the history column's ids: all, and those that are no known item."""
+    history: dict[str, int]
+    """See `interactions.Checked`."""
     contexts: dict[str, list[str]]
     """Distinct values of each context column; cut off beyond MAX_CONTEXTS + 1."""
 
@@ -102,14 +102,13 @@ class Preparation:
         summaries = []
         ratings: list[pa.Array] = []
         times: list[int] = []
-        num_history = num_unknown_history = 0
+        history: Counter[str] = Counter()
         contexts: dict[str, list[pa.Array]] = {name: [] for name in self.rules.columns.context}
         chunks = self.files.scan(fragment, self.rules.used, self.rows_per_task)
         for number, chunk in enumerate(chunks):
             checked = check(chunk, str(fragment.path), self.rules, self.user_ids, self.item_ids)
             num_read += chunk.table.num_rows + len(chunk.malformed)
-            num_history += checked.num_history
-            num_unknown_history += checked.num_unknown_history
+            history += checked.history
             name = f"{index:05d}-{number:05d}"
             if checked.rejected.num_rows:
                 pq.write_table(
@@ -128,8 +127,7 @@ class Preparation:
             ratings=_distinct(ratings).to_pylist()[: MAX_LEVELS + 1],
             first_time=min(times, default=None),
             last_time=max(times, default=None),
-            num_history=num_history,
-            num_unknown_history=num_unknown_history,
+            history=dict(history),
             contexts={
                 name: _distinct(values).to_pylist()[: MAX_CONTEXTS + 1]
                 for name, values in contexts.items()

@@ -136,7 +136,9 @@ def test_a_column_gives_the_history(
         [1, 3, 2],
         [0, 0, 0],
     ]
-    assert (checked.num_history, checked.num_unknown_history) == (num_ids, num_unknown)
+    assert checked.history["ids"] == num_ids
+    assert checked.history["unknown"] == num_unknown
+    assert (checked.history["liked"], checked.history["repeated"]) == (5, 0)
 
 
 def test_rejected_rows_show_their_history() -> None:
