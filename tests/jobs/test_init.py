@@ -60,6 +60,10 @@ def _films_of_integers(folder: Path, rng: np.random.Generator) -> None:
             "id": range(1, NUM_ITEMS + 1),
             "title": [f"Film {n}" for n in range(NUM_ITEMS)],
             "genre": ["Drama", "Comedy", "War"] * (NUM_ITEMS // 3),
+            "moods": ["dark|slow", "light", "dark"] * (NUM_ITEMS // 3),
+            "awards": [["Bear"], [], ["Bear", "Palm"]] * (NUM_ITEMS // 3),
+            "cast": [f"Ann {n}, Bob {n}" for n in range(NUM_ITEMS)],
+            "length": rng.normal(100, 10, NUM_ITEMS),
             "plot": ["A long story. " * 60] * NUM_ITEMS,
         }
     )
@@ -128,8 +132,9 @@ MEANT = {
             "file": "movies.parquet",
             "id": "id",
             "title": "title",
-            "text": ("genre",),
+            "text": ("genre", "moods", "awards", "cast"),
             "features": ("genre",),
+            "multi": ({"column": "moods", "separator": "|"}, {"column": "awards"}),
         },
         "split": "user",
     },
@@ -172,6 +177,12 @@ def test_likes_begin_at_the_upper_half_of_another_scale(tmp_path: Path) -> None:
     output.unlink()
     init(tmp_path, output)
     assert load_config(output).dataset.positive_rating == 6.0
+
+
+def test_numbers_are_left_to_the_reader(tmp_path: Path) -> None:
+    _films_of_integers(tmp_path, np.random.default_rng(0))
+    init(tmp_path, tmp_path / "mine.yaml")
+    assert "    # numeric: [length]  # unless clicks" in (tmp_path / "mine.yaml").read_text()
 
 
 def test_movielens_is_recognised(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import pyarrow.compute as pc
 
-from lorecast.config import DatasetConfig, Side
+from lorecast.config import DatasetConfig, ListColumn, Side
 from lorecast.data import parsing
 from lorecast.data.entities import RESERVED_TEXTS
 from lorecast.data.layout import SPLITS
 from lorecast.data.movielens import MovieLensSource
-from lorecast.data.profiles import Column, Table, named, profile_folder
+from lorecast.data.profiles import Column, Table, named, profile_folder, several_values
 from lorecast.errors import InputError
 
 _T = TypeVar("_T")
@@ -270,8 +270,11 @@ def _entity_lines(side: Side, link: _Link) -> Iterator[str]:
     if side == "item":
         texts = [c for c in columns if c.kind == "text" and c.mean_length <= _MAX_TEXT_LENGTH]
         title = _best(texts, lambda c: (c.named(_TITLE), c.num_distinct))
-    shown = [c for c in columns if c is not title and _may_be_text(c)]
-    features = [c for c in columns if c is not title and _may_be_feature(c)]
+    columns = [c for c in columns if c is not title]
+    multi = {c.name: found for c in columns if (found := _as_categories(c))}
+    shown = [c for c in columns if _may_be_text(c) or c.name in multi]
+    features = [c for c in columns if c.name not in multi and _may_be_feature(c)]
+    numbers = [c for c in columns if c.kind in ("integer", "number") and c not in features]
     yield f"  {side}s:  # has {link.overlap:.0%} of the ids above"
     yield f"    file: {_quote(link.table.name)}"
     yield f"    id: {_quote(link.key.name)}"
@@ -279,11 +282,28 @@ def _entity_lines(side: Side, link: _Link) -> Iterator[str]:
         yield f"    title: {_quote(title.name)}  # what the language model is told"
     yield f"    text: {_quote_all(shown)}  # what prompts may show besides"
     yield f"    features: {_quote_all(features)}  # categories that the click model embeds"
+    if multi:
+        listed = ", ".join(map(_list_column, multi.values()))
+        yield f"    multi: [{listed}]  # likewise, several a row"
+    if numbers:
+        yield f"    # numeric: {_quote_all(numbers)}  # unless clicks decide them: they would leak"
 
 
 def _may_be_text(column: Column) -> bool:
     short = column.kind == "text" and column.mean_length <= _MAX_TEXT_LENGTH
     return (short or _may_be_feature(column)) and column.name not in RESERVED_TEXTS
+
+
+def _as_categories(column: Column) -> ListColumn | None:
+    if column.kind == "other" or (column.kind == "text" and column.mean_length <= _MAX_TEXT_LENGTH):
+        return several_values(column, _MAX_FEATURE_VALUES)
+    return None
+
+
+def _list_column(column: ListColumn) -> str:
+    if column.separator is None:
+        return _quote(column.column)
+    return f"{{column: {_quote(column.column)}, separator: {_quote(column.separator)}}}"
 
 
 def _may_be_feature(column: Column) -> bool:

@@ -43,12 +43,20 @@ def ids(column: Column) -> pa.StringArray:
 
 
 def texts(column: Column) -> pa.StringArray:
-    """Words for prompts and feature values. Empty strings are null."""
+    """Values of features. Empty strings are null."""
     column = _plain(column)
     if not (_is_text(column.type) or pt.is_primitive(column.type)):
         raise TypeError("strings, numbers or dates")
     column = column.cast(pa.string())
     return pc.if_else(pc.equal(column, ""), None, column)
+
+
+def said(column: Column) -> pa.StringArray:
+    """Words for prompts: texts, and the values of a list joined by commas."""
+    column = _plain(column)
+    if not _is_list(column.type):
+        return texts(column)
+    return texts(pc.binary_join(text_lists(column), ", "))
 
 
 def entries(column: Column, separator: str | None = None) -> tuple[NDArray[np.int64], pa.Array]:
@@ -75,9 +83,10 @@ def text_lists(column: Column, separator: str | None = None) -> pa.ListArray:
     """Feature values of each row, each once, in their order; see `entries` and `texts`."""
     owner_V, found = entries(column, separator)
     values = texts(found)
-    keys = np.column_stack([owner_V, pc.fill_null(values.dictionary_encode().indices, -1)])
-    first = np.unique(keys, axis=0, return_index=True)[1]
-    first = np.sort(first[keys[first, 1] >= 0])
+    code_V = pc.fill_null(values.dictionary_encode().indices, -1).to_numpy()
+    key_V = owner_V.astype(np.int64) * (len(values) + 1) + code_V
+    first = np.unique(key_V, return_index=True)[1]
+    first = np.sort(first[code_V[first] >= 0])
     ends = np.bincount(owner_V[first], minlength=len(column)).cumsum()
     offsets = pa.array(np.concatenate(([0], ends)), pa.int32())
     return pa.ListArray.from_arrays(offsets, values.take(pa.array(first)))

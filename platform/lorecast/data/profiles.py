@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from lorecast.config import ListColumn
 from lorecast.data import parsing
 from lorecast.data.files import TableFiles, is_table
 from lorecast.errors import InputError
@@ -17,6 +18,7 @@ from lorecast.errors import InputError
 Kind = Literal["integer", "number", "time", "flag", "text", "other"]
 
 _SAMPLE_ROWS: Final = 200_000
+_SEPARATORS: Final = (None, "|", ";", ",")
 _TIME_INTEGERS: Final = (100_000_000, 100_000_000_000)
 """Whole numbers between 1973 and 5138 may be seconds."""
 
@@ -62,6 +64,24 @@ class Table:
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
+
+
+def several_values(column: Column, most: int) -> ListColumn | None:
+    """How a column holds several of at most `most` values a row; none: it does not.
+
+    A value must occur twice on the average, or prose would be cut at its commas.
+    """
+    for separator in _SEPARATORS:
+        try:
+            lists = parsing.text_lists(column.values, separator)
+        except TypeError:
+            continue
+        values = lists.flatten()
+        num_distinct = len(pc.unique(values))
+        longest = pc.max(pc.list_value_length(lists)).as_py() or 0
+        if longest > 1 and num_distinct <= min(most, len(values) // 2, column.num_distinct or most):
+            return ListColumn(column=column.name, separator=separator)
+    return None
 
 
 def named(name: str, hints: Iterable[str]) -> bool:

@@ -62,6 +62,12 @@ def test_rows_that_are_left_out_take_their_values_along() -> None:
     assert items.numeric["year"].to_pylist() == [1, 4]
 
 
+def test_prompts_may_show_lists() -> None:
+    tags = [["War", "Drama", "War"], None, [], ["7"]]
+    items = _items({"id": [1, 2, 3, 4], "tags": tags}, text=("tags",))
+    assert items.texts["tags"].to_pylist() == ["War, Drama", None, None, "7"]
+
+
 def _trained_on(folder: Path, item_rows: list[list[int]]) -> Path:
     (target := samples_folder(folder, "train")).mkdir(parents=True)
     for index, rows in enumerate(item_rows):
