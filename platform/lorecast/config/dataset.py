@@ -20,7 +20,11 @@ class ListColumn(Section):
     @model_validator(mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
-        return {"column": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"column": value}
+        if not isinstance(value, (dict, ListColumn)):
+            raise ValueError("give a column's name, or {column: NAME, separator: '|'}")
+        return value
 
 
 class InteractionColumns(Section):

@@ -132,6 +132,15 @@ def test_columns_that_hold_no_such_features(columns: dict, message: str) -> None
 
 
 @pytest.mark.bad_input
+def test_a_list_column_is_a_name_or_a_mapping() -> None:
+    with pytest.raises(ValueError, match=r"give a column's name, or {column: NAME"):
+        InteractionColumns.model_validate({"file": "clicks", "history": 5})
+    plain = EntityColumns.model_validate({"file": "films", "id": "id", "multi": ["tags"]})
+    assert plain.multi == (ListColumn(column="tags"),)
+    assert EntityColumns.model_validate(plain.model_dump()) == plain
+
+
+@pytest.mark.bad_input
 @pytest.mark.parametrize("rows", [[1, 2], [3]])
 def test_a_number_that_is_always_the_same(tmp_path: Path, rows: list[int]) -> None:
     items = _items({"id": [1, 2, 3, 4], "price": [5.0, 5.0, None, 6.0]}, numeric=("price",))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorecast.config import SplitConfig
+from lorecast.config import SplitConfig, load_config
 from lorecast.data.split import (
     TEST,
     VALID,
@@ -12,7 +12,7 @@ from lorecast.data.split import (
     parts_of_users,
     require_every_part,
 )
-from lorecast.errors import InputError
+from lorecast.errors import ConfigError, InputError
 
 
 def test_users_are_shuffled_and_cut_at_the_shares() -> None:
@@ -49,3 +49,15 @@ def test_an_empty_part_is_named_with_the_fix() -> None:
         require_every_part(rows, SplitConfig())
     with pytest.raises(InputError, match=r"mark rows with 'valid' in column 'fold'"):
         require_every_part(rows, SplitConfig(by="column", column="fold"))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "values", ["{train: 1, valid: 1, test: 0}", "{train: 1, test: 0}", "{train: 1, valid: 2}"]
+)
+def test_each_part_has_a_value_of_its_own(values: str) -> None:
+    split = f"dataset.split={{by: column, column: fold, values: {values}}}"
+    with pytest.raises(ConfigError, match="give each of the three its own value"):
+        load_config(None, [split])
+    with pytest.raises(ConfigError, match="by: column"):
+        load_config(None, ["dataset.split={values: {train: 1, valid: 2, test: 3}}"])
