@@ -88,7 +88,7 @@ def report(config: ExperimentConfig, artifacts: Sequence[Artifact], console: Con
             for strategy, models in by_strategy.items()
         }
         first = float(artifacts[0].facts["metrics"]["first_ranker"][name])
-        line = {"test": name.upper().replace("CLICKS", "clicks"), "as it comes": f"{first:.4f}"}
+        line = {"test": name.upper().replace("CLICKS", "clicks"), "as given": f"{first:.4f}"}
         line |= {_title(config, strategy): _mean_std(values) for strategy, values in found.items()}
         figure: dict[str, Any] = {"metric": name, "first_ranker": first, "by_seed": found}
         if "base" in found and "all_parameters" in found:
