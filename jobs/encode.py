@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lorecast.artifacts import Artifact, Draft, StageSpec, build, find
 from lorecast.config import ComputeConfig, EncodingConfig, ExperimentConfig, Side
 from lorecast.data.dataset import Dataset
+from lorecast.encoding.components import keep_components
 from lorecast.encoding.encoder import (
     Encoder,
     EncoderModel,
@@ -49,7 +50,8 @@ def run(
 ) -> Artifact:
     """The vectors table of `knowledge`. `make_encoder` replaces sentence-transformers.
 
-    Raises EncodingError if the encoder is missing or cannot be loaded, or no text is usable.
+    Raises EncodingError if the encoder is missing, cannot be loaded or has fewer dimensions than
+    encoding.components, or no text is usable.
     """
     model = find_encoder(config.encoding.model)
     spec = StageSpec(
@@ -67,7 +69,7 @@ def run(
         chunks = chunk_names(knowledge.facts["fields"])
         dim = _encode(config, dataset, texts, chunks, model, make, draft, console)
         draft.facts.update(
-            dim=dim,
+            dim=config.encoding.components or dim,
             dataset=dataset.fingerprint,
             chunks={side: [name._asdict() for name in chunks[side]] for side in SIDES},
             texts=texts.num_rows,
@@ -112,8 +114,8 @@ def _encode(
     draft: Draft,
     console: Console,
 ) -> int:
-    """Writes the arrays of all sides that have texts and returns the width of a vector."""
-    compute = config.compute
+    """Writes the arrays of all sides that have texts and returns the width of the encoder."""
+    compute, components = config.compute, config.encoding.components
     encoded = texts["text"].combine_chunks().dictionary_encode()
     distinct = pa.table(
         {"place": pa.array(np.arange(len(encoded.dictionary))), "text": encoded.dictionary}
@@ -129,10 +131,20 @@ def _encode(
     vectors = _encoded_blocks(blocks, compute, model, make_encoder)
     with closing(vectors), console.progress("encode", distinct.num_rows) as task:
         for block in vectors:
+            if components and components > (width := block["vector"].shape[1]):
+                raise EncodingError(
+                    f"encoding.components is {components}, but {config.encoding.model} has "
+                    f"{width} dimensions: set at most {width}, or null for all of them"
+                )
             scatter.put(block["place"], block["vector"])
             task.advance(len(block["place"]))
     dim = scatter.close()
     shutil.rmtree(folder)
+    if components:
+        sides = [side for side in SIDES if chunks[side]]
+        kept = keep_components(draft.path, sides, components)
+        draft.facts.update(encoder_dim=dim, variance_kept=round(kept, 7))
+        console.note(f"{components} of {dim} components keep {kept:.2%} of the variance")
     if chunks["user"]:
         np.save(draft.path / HISTORY_END, history_end(texts, dataset.schema.num_users))
     seconds = time.monotonic() - started_s

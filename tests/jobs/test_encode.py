@@ -120,6 +120,46 @@ def test_texts_outside_the_quality_bounds_become_no_vectors(
     assert (artifact.facts["texts"], artifact.facts["texts_left_out"]) == (2, 5)
 
 
+def with_components(config: ExperimentConfig, number: int) -> ExperimentConfig:
+    kept = config.encoding.model_copy(update={"components": number})
+    return config.model_copy(update={"encoding": kept})
+
+
+ANSWERS = ("gloomy", "tender", "eerie")
+MOODS = [row("item", n, "facts", 0, text) for n, text in enumerate(ANSWERS, start=1)]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_texts_that_vary_in_few_directions_fit_into_few_components(
+    config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    knowledge = write_knowledge(tmp_path / "workspace", MOODS)
+    whole = run(config, tiny_dataset, knowledge)
+    kept = run(with_components(config, 2), tiny_dataset, knowledge)
+    assert kept.fingerprint != whole.fingerprint
+    assert (kept.facts["dim"], kept.facts["encoder_dim"]) == (2, 32)
+    assert kept.facts["variance_kept"] == pytest.approx(1, abs=1e-5)
+    table = VectorsTable.open(kept.path)
+    assert table.dim == 2
+    assert table.vectors("item").shape == (41, 5, 2)
+    assert table.vectors("user").shape == (31, 1, 2)
+    wide, narrow = (VectorsTable.open(a.path).vectors("item")[1:4, 0] for a in (whole, kept))
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert np.linalg.norm(narrow[one] - narrow[other]) == pytest.approx(
+            np.linalg.norm(wide[one] - wide[other]), abs=0.01
+        )
+
+
+@pytest.mark.bad_input
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_components_than_dimensions_are_refused(
+    config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    knowledge = write_knowledge(tmp_path / "workspace", MOODS)
+    with pytest.raises(EncodingError, match=r"encoding\.components is 33, .* has 32 dimensions"):
+        run(with_components(config, 33), tiny_dataset, knowledge)
+
+
 @pytest.mark.bad_input
 def test_bounds_that_leave_nothing_are_said(
     config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path

@@ -178,6 +178,11 @@ class EncodingConfig(Section):
         description="quality bounds by column (words, copies, near_copies, echo), e.g. "
         "{copies: [1, 200], words: [3, null]}; texts outside become no vectors",
     )
+    components: Positive | None = Field(
+        None,
+        description="keep only so many principal components of the vectors; null: the encoder's "
+        "whole width",
+    )
 
     quality_columns: ClassVar = ("words", "copies", "near_copies", "echo")
     """What `where` may name (`lorecast.knowledge.quality`)."""
@@ -198,7 +203,10 @@ class EncodingConfig(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
+        """What is not asked for does not count: older vectors stay what they are."""
         identity = super().identity()
         if not self.where:
             del identity["where"]
+        if self.components is None:
+            del identity["components"]
         return identity
