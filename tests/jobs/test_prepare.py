@@ -194,6 +194,19 @@ def test_split_by_column(tables: Tables, run: Run) -> None:
     assert deepest > 30
 
 
+@pytest.mark.parametrize("none", [{"prefix_share": 0}, {"prefix_max": 0}])
+def test_without_a_prefix_every_interaction_is_a_sample(
+    tables: Tables, run: Run, none: dict[str, int]
+) -> None:
+    artifact = run(tables, **none)
+    assert sum(artifact.facts["rows"].values()) == 1500
+    dataset = Dataset.open(artifact.path)
+    assert (dataset.history_end() == -1).all()
+    users = dataset.users()
+    assert not len(users["prompt_item_rows"].combine_chunks().flatten())
+    assert users["recent_item_rows"].combine_chunks().flatten().to_numpy().any()
+
+
 def test_a_column_gives_the_histories(tables: Tables, run: Run, rng: np.random.Generator) -> None:
     clicks = tables["clicks"]
     lengths = rng.integers(0, 9, 1500)
