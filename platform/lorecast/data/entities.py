@@ -152,7 +152,7 @@ def entities_of(chunk: Chunk, file: str, side: Side, columns: EntityColumns) -> 
         ids=ids.filter(keep),
         titles=read(columns.title, parsing.texts).filter(keep) if columns.title else None,
         texts={name: read(name, parsing.said).filter(keep) for name in columns.text},
-        features={name: read(name, parsing.texts).filter(keep) for name in columns.features},
+        features={name: read(name, parsing.categories).filter(keep) for name in columns.features},
         multi={name: pc.list_slice(lists, 0, columns.multi_max) for name, lists in multi.items()},
         num_cut=_num_longer(multi, columns.multi_max),
         numeric={name: read(name, parsing.finite).filter(keep) for name in columns.numeric},

@@ -43,12 +43,19 @@ def ids(column: Column) -> pa.StringArray:
 
 
 def texts(column: Column) -> pa.StringArray:
-    """Values of features. Empty strings are null."""
+    """Values as words. Empty strings are null."""
     column = _plain(column)
     if not (_is_text(column.type) or pt.is_primitive(column.type)):
         raise TypeError("strings, numbers or dates")
     column = column.cast(pa.string())
     return pc.if_else(pc.equal(column, ""), None, column)
+
+
+def categories(column: Column) -> pa.StringArray:
+    """Values of features: one a row."""
+    if _is_list(column.type):
+        raise TypeError("one value a row (list the column in `multi` instead)")
+    return texts(column)
 
 
 def said(column: Column) -> pa.StringArray:

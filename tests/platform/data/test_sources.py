@@ -209,7 +209,10 @@ def test_repeated_and_missing_ids_are_left_out(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"id": "movieid"}, "no column 'movieid' .* did you mean 'movie_id'"),
-        ({"features": ("tags",)}, "column 'tags' is list<.*>, expected strings, numbers or dates"),
+        (
+            {"features": ("tags",)},
+            "column 'tags' is list<.*>, expected one value a row .list the column in",
+        ),
         ({"text": ("title",)}, "the text column 'title' .* rename it"),
     ],
 )
