@@ -21,6 +21,7 @@ from lorecast.evaluation.slices import Slice
 from lorecast.evaluation.tables import NOTHING, Line
 from lorecast.jobs.arms import Arm
 from lorecast.models.click_model import ClickModel
+from lorecast.models.feature_tables import feature_tables
 from lorecast.models.inputs import Batch
 from lorecast.models.knowledge import KnowledgeShape
 from lorecast.training.loop import mean_gates
@@ -103,13 +104,13 @@ def _load(arm: Arm, folder: Path) -> tuple[ClickModel, list[str]]:
     shape = KnowledgeShape.from_dict(card["knowledge"])
     model = ClickModel(
         ModelConfig.model_validate(card["config"]),
-        FeatureSchema(**card["schema"]),
+        FeatureSchema.from_dict(card["schema"]),
         shape,
         residual=card["strategy"] == "extractor_only",
     )
     dataset = arm.pipeline.dataset
     vectors = VectorsTable.open(arm.pipeline.encode().path)
-    model.attach(dataset.feature_codes("item"), dataset.feature_codes("user"), vectors)
+    model.attach(*feature_tables(dataset), vectors)
     model.load_state_dict(load_file(folder / WEIGHTS))
     torch.set_num_threads(1)
     return model, [f"{chunk.field} · {chunk.factor}" for _, chunk in shape.all_chunks]

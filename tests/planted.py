@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from lorecast.config import Side
 from lorecast.data.batches import Samples
 from lorecast.data.dataset import FeatureSchema
+from lorecast.models.feature_tables import SideFeatures
 from lorecast.models.inputs import History
 from lorecast.models.knowledge import Chunk, KnowledgeShape
 
@@ -68,12 +69,17 @@ def history(steps_BLME: Tensor, mask_BL: Tensor) -> History:
     )
 
 
-def codes(rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Category codes of items and users, row 0 unknown."""
+def codes(rng: np.random.Generator) -> tuple[SideFeatures, SideFeatures]:
+    """Features of items and users, one category each; row 0 unknown."""
     item = rng.integers(1, 6, (NUM_ITEMS + 1, 1)).astype(np.int32)
     user = rng.integers(1, 4, (NUM_USERS + 1, 1)).astype(np.int32)
     item[0] = user[0] = 0
-    return item, user
+    return plain(item), plain(user)
+
+
+def plain(codes: NDArray[np.int32]) -> SideFeatures:
+    """Features with one value each."""
+    return SideFeatures(codes, {}, np.zeros((len(codes), 0), np.float32))
 
 
 def world(rng: np.random.Generator, num_samples: int) -> tuple[Samples, Vectors]:

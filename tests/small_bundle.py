@@ -12,6 +12,7 @@ from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.lifecycle.bundle import write_bundle
 from lorecast.models.click_model import ClickModel
+from lorecast.models.feature_tables import feature_tables
 from lorecast.models.knowledge import Chunk, KnowledgeShape
 
 DIM = 16
@@ -52,7 +53,7 @@ def make_model(dataset: Dataset, vectors: VectorsTable | None, seed: int = 0) ->
     """A model with random weights, ready to score."""
     torch.manual_seed(seed)
     model = ClickModel(ModelConfig(), dataset.schema, _shape(vectors))
-    model.attach(dataset.feature_codes("item"), dataset.feature_codes("user"), vectors)
+    model.attach(*feature_tables(dataset), vectors)
     return model.eval()
 
 

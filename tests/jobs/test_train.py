@@ -19,6 +19,7 @@ from lorecast.errors import EncodingError, LeakageError
 from lorecast.jobs import train
 from lorecast.jobs.console import Console
 from lorecast.models.click_model import ClickModel
+from lorecast.models.feature_tables import feature_tables
 from lorecast.models.inputs import Batch
 from lorecast.models.knowledge import KnowledgeShape
 from lorecast.training.loop import predict
@@ -75,7 +76,7 @@ def test_artifacts_hold_everything_a_scorer_needs(
             ModelConfig.model_validate(card["config"]), FeatureSchema(**card["schema"]), shape
         )
         model.load_state_dict(load_file(artifact.path / "weights.safetensors"))
-        model.attach(dataset.feature_codes("item"), dataset.feature_codes("user"), store)
+        model.attach(*feature_tables(dataset), store)
         samples = load_samples(dataset, "test")
         written = pq.read_table(artifact.path / "scores.parquet").to_pandas()
         np.testing.assert_array_equal(written["item_row"], samples.item_row_B)

@@ -10,7 +10,7 @@ It needs neither the dataset nor Ray nor MLflow, holds no pickle, and may be mov
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,17 +138,24 @@ class Bundle:
         """Items (id, title) or users (id, recent history), with features, in row order."""
         return pq.read_table(self.path / f"{side}s.parquet")
 
-    def feature_codes(self, side: Side, entities: pa.Table) -> NDArray[np.int32]:
+    def feature_codes(self, side: Side) -> NDArray[np.int32]:
         """[rows + 1, A] in the order of the schema; row 0 is unknown."""
-        return features.feature_codes(entities, self.schema.features(side))
+        names = self.schema.features(side)
+        return features.feature_codes(self._features(side, features.FEATURE_PREFIX, names), names)
 
-    def multi_codes(self, side: Side, entities: pa.Table) -> dict[str, NDArray[np.int32]]:
+    def multi_codes(self, side: Side) -> dict[str, NDArray[np.int32]]:
         """Name → [rows + 1, W], see `Dataset.multi_codes`."""
-        return features.multi_codes(entities, self.schema.multi(side))
+        names = self.schema.multi(side)
+        return features.multi_codes(self._features(side, features.MULTI_PREFIX, names), names)
 
-    def numeric(self, side: Side, entities: pa.Table) -> NDArray[np.float32]:
+    def numeric(self, side: Side) -> NDArray[np.float32]:
         """[rows + 1, K], see `Dataset.numeric`."""
-        return features.numbers(entities, self.schema.numeric(side))
+        names = self.schema.numeric(side)
+        return features.numbers(self._features(side, features.NUMERIC_PREFIX, names), names)
+
+    def _features(self, side: Side, prefix: str, names: Iterable[str]) -> pa.Table:
+        columns = ["id", *(prefix + name for name in names)]
+        return pq.read_table(self.path / f"{side}s.parquet", columns=columns)
 
     def open_vectors(self) -> "BundleVectors | None":
         """The stored vectors, memory-mapped; none for the bare backbone.

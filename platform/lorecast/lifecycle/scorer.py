@@ -27,6 +27,7 @@ from lorecast.data.histories import last_places
 from lorecast.errors import ArtifactError, InputError
 from lorecast.lifecycle.bundle import WEIGHTS, Bundle
 from lorecast.models.click_model import ClickModel
+from lorecast.models.feature_tables import feature_tables
 from lorecast.models.inputs import Batch
 
 Id = str | int
@@ -93,11 +94,7 @@ class Scorer:
                 bundle.knowledge,
                 residual=bundle.strategy == "extractor_only",
             )
-            model.attach(
-                bundle.feature_codes("item", items),
-                bundle.feature_codes("user", users),
-                bundle.open_vectors(),
-            )
+            model.attach(*feature_tables(bundle), bundle.open_vectors())
             model.load_state_dict(load_file(bundle.path / WEIGHTS))
         except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
             reason = shorten(str(error), 200)

@@ -6,8 +6,6 @@ Shapes: B batch, C chunks of knowledge.
 from collections.abc import Callable, Mapping
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorecast.config import ModelConfig, Side
@@ -25,6 +23,7 @@ from lorecast.models.extractors import Extractor
 from lorecast.models.extractors.controls import MoE, Naive, SharedMLP, chunk_mean
 from lorecast.models.extractors.hein import HEIN
 from lorecast.models.extractors.kser import KSER
+from lorecast.models.feature_tables import SideFeatures
 from lorecast.models.features import FeatureEmbedding
 from lorecast.models.inputs import Batch, FieldCounts
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, gather, shuffled
@@ -119,14 +118,14 @@ class ClickModel(nn.Module):
 
     def attach(
         self,
-        item_codes: NDArray[np.int32],
-        user_codes: NDArray[np.int32],
+        items: SideFeatures,
+        users: SideFeatures,
         vectors: ChunkVectors | None,
     ) -> None:
-        """Sets what batches refer to: category codes by row (see `Dataset.feature_codes`) and the
-        stored vectors, which the model reads where they lie."""
+        """Sets what batches refer to: features by row (see `feature_tables`) and the stored
+        vectors, which the model reads where they lie."""
         assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
-        self.features.attach(item_codes, user_codes)
+        self.features.attach(items, users)
         if self._shuffle and self.knowledge and vectors:
             vectors = shuffled(vectors, self.knowledge.sides)
         self._vectors = vectors

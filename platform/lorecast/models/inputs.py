@@ -1,7 +1,8 @@
 """What models take: rows of samples, and the fields that features become.
 
 Shapes: B batch, L history, N an item's fields, M = N + 1 a history step's fields (with the rating),
-X extra fields, E embedding width, U items of a table, R ratings of one (0: unknown).
+X extra fields, C context features, E embedding width, U items of a table, R ratings of one (0:
+unknown).
 """
 
 from collections.abc import Callable
@@ -25,16 +26,20 @@ class Batch:
     """Newest last; 0 pads."""
     history_rating_BL: Tensor
     """Rating levels from 1; 0 pads."""
+    context_BC: Tensor | None = None
+    """Codes of the moment's categories, in the order of the schema; none if it has none."""
 
     @classmethod
     def of(cls, samples: Samples) -> Self:
         """All samples as int32 tensors in memory."""
-        rows = (
+        rows = [
             samples.user_row_B,
             samples.item_row_B,
             samples.history_item_BL,
             samples.history_rating_BL,
-        )
+        ]
+        if samples.context_BK.shape[1]:
+            rows.append(samples.context_BK)
         return cls(*(torch.from_numpy(array.astype("int32")) for array in rows))
 
     def take(self, index: Tensor) -> Self:
@@ -58,6 +63,7 @@ class Batch:
             change(self.item_row_B),
             change(self.history_item_BL),
             change(self.history_rating_BL),
+            None if self.context_BC is None else change(self.context_BC),
         )
 
 
@@ -133,7 +139,9 @@ class Fields:
     target_BNE: Tensor
     history: History
     extra_BXE: Tensor
-    """The user's features, then what an extractor adds."""
+    """The user's features and the context's, then what an extractor adds."""
+    user_row_B: Tensor | None = None
+    """For a backbone that knows users by themselves."""
 
     def with_extra(self, extra_BXE: Tensor) -> "Fields":
         """These fields and further extra ones."""
@@ -141,9 +149,10 @@ class Fields:
 
 
 class FieldCounts(NamedTuple):
-    """How many fields there are of each kind, and their width."""
+    """How many fields there are of each kind, and their width; how many users."""
 
     target: int
     history: int
     extra: int
     dim: int
+    num_users: int = 0

@@ -15,15 +15,14 @@ Shapes: W lists, K items a list, I an item's input, H hidden width, R real items
 
 import math
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lorecast.config import ModelConfig, RerankingConfig
 from lorecast.data.dataset import FeatureSchema
 from lorecast.models.click_model import _EXTRACTORS
+from lorecast.models.feature_tables import SideFeatures
 from lorecast.models.features import FeatureEmbedding
 from lorecast.models.inputs import Batch
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather, shuffled
@@ -148,13 +147,13 @@ class ReRanker(nn.Module):
 
     def attach(
         self,
-        item_codes: NDArray[np.int32],
-        user_codes: NDArray[np.int32],
+        items: SideFeatures,
+        users: SideFeatures,
         vectors: ChunkVectors | None,
     ) -> None:
         """Sets what batches refer to, and start values that depend on the texts."""
         assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
-        self.features.attach(item_codes, user_codes)
+        self.features.attach(items, users)
         if self._shuffle and self.knowledge and vectors:
             vectors = shuffled(vectors, self.knowledge.sides)
         self._vectors = vectors

@@ -32,6 +32,7 @@ from lorecast.encoding.vectors import VectorsTable
 from lorecast.errors import TrainingError
 from lorecast.evaluation.ranking import ranking_metrics
 from lorecast.knowledge.leakage import check_no_leak
+from lorecast.models.feature_tables import feature_tables
 from lorecast.models.inputs import Batch
 from lorecast.reranking.lists import Lists, load_lists
 from lorecast.reranking.models import ReRanker
@@ -93,7 +94,7 @@ def train(
             )
     torch.manual_seed(recipe.seed)
     model = ReRanker(recipe.model, config, dataset.schema, knowledge_shape(vectors))
-    model.attach(dataset.feature_codes("item"), dataset.feature_codes("user"), vectors)
+    model.attach(*feature_tables(dataset), vectors)
     epochs = fit(model, lists["train"], lists["valid"], config, recipe.seed, on_epoch)
     test_score_WK = predict(model, lists["test"])
     as_it_comes_WK = np.zeros_like(test_score_WK)

@@ -23,6 +23,7 @@ from lorecast.artifacts import write_json
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.models.click_model import ClickModel
+from lorecast.models.feature_tables import feature_tables
 from lorecast.models.knowledge import Chunk, KnowledgeShape
 from lorecast.training import plots
 from lorecast.training.loop import Epoch, Fit, fit, mean_gates, predict
@@ -69,7 +70,7 @@ def new_model(
     model = ClickModel(
         recipe.model, dataset.schema, knowledge_shape(vectors), residual=recipe.is_residual
     )
-    model.attach(dataset.feature_codes("item"), dataset.feature_codes("user"), vectors)
+    model.attach(*feature_tables(dataset), vectors)
     model.start_from_vectors()
     if base is not None:
         model.load_backbone(load_file(base / WEIGHTS))

@@ -134,14 +134,11 @@ def test_features_of_every_kind_are_in_the_bundle(tmp_path: Path) -> None:
     bundle = Bundle.open(write_small_bundle(tmp_path, dataset))
     assert bundle.schema == dataset.schema
     for side in ("item", "user"):
-        entities = bundle.entities(side)
-        found, expected = bundle.multi_codes(side, entities), dataset.multi_codes(side)
+        found, expected = bundle.multi_codes(side), dataset.multi_codes(side)
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], expected[name]) for name in found)
-        np.testing.assert_array_equal(bundle.numeric(side, entities), dataset.numeric(side))
-        np.testing.assert_array_equal(
-            bundle.feature_codes(side, entities), dataset.feature_codes(side)
-        )
+        np.testing.assert_array_equal(bundle.numeric(side), dataset.numeric(side))
+        np.testing.assert_array_equal(bundle.feature_codes(side), dataset.feature_codes(side))
 
 
 def test_contexts(tmp_path: Path) -> None:
