@@ -118,13 +118,15 @@ class SideKnowledge(NamedTuple):
 def gather(vectors: ChunkVectors, shape: KnowledgeShape, batch: Batch) -> dict[Side, SideKnowledge]:
     """Reads the batch's rows of the tables, each distinct row once."""
     rows = {"item": batch.item_row_B, "user": batch.user_row_B}
-    gathered: dict[Side, SideKnowledge] = {}
-    for side in shape.sides:
-        row_U, entity_B = torch.unique(rows[side], return_inverse=True)
-        vector_UCD, mask_UC = _read(vectors, side, row_U.cpu().numpy())
-        device = row_U.device
-        gathered[side] = SideKnowledge(vector_UCD.to(device).float(), mask_UC.to(device), entity_B)
-    return gathered
+    return {side: gather_side(vectors, side, rows[side]) for side in shape.sides}
+
+
+def gather_side(vectors: ChunkVectors, side: Side, row_B: Tensor) -> SideKnowledge:
+    """Reads these rows of one side's table, each distinct row once."""
+    row_U, entity_B = torch.unique(row_B, return_inverse=True)
+    vector_UCD, mask_UC = _read(vectors, side, row_U.cpu().numpy())
+    device = row_U.device
+    return SideKnowledge(vector_UCD.to(device).float(), mask_UC.to(device), entity_B)
 
 
 def _read(vectors: ChunkVectors, side: Side, row_U: NDArray[np.integer]) -> tuple[Tensor, Tensor]:

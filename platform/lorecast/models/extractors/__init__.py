@@ -3,7 +3,8 @@
 One is made of (ModelConfig, KnowledgeShape, FieldCounts) and registered by its name in the
 experiment (`models.click_model`); its weights are whatever `state_dict` holds.
 
-Shapes: B batch, C chunks of both sides in a row, X extra fields, E embedding width.
+Shapes: B batch, U distinct entities, C chunks of both sides in a row, X extra fields, E embedding
+width, I width of prestored rows.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from torch import Tensor
 from lorecast.config import Side
 from lorecast.models.inputs import Fields
 from lorecast.models.knowledge import ChunkVectors, SideKnowledge
+from lorecast.models.prestored import Known
 
 
 class Extractor(Protocol):
@@ -31,7 +33,11 @@ class Extractor(Protocol):
     def start_from(self, vectors: ChunkVectors) -> None:
         """Sets start values that depend on the texts; before training only."""
 
+    def entity_rows(self, side: Side, known: SideKnowledge) -> Tensor:
+        """row_UI: all that depends on an entity alone, ready to be prestored."""
+
     def __call__(
-        self, fields: Fields, knowledge: Mapping[Side, SideKnowledge]
+        self, fields: Fields, knowledge: Mapping[Side, Known]
     ) -> tuple[Tensor, Tensor | None]:
-        """(extra_BXE, gate_BC or None). A gate is 0 where there is no text."""
+        """(extra_BXE, gate_BC or None), the same of vectors and of the rows that `entity_rows`
+        makes of them. A gate is 0 where there is no text."""

@@ -4,7 +4,7 @@ Shapes: B any number of entities or samples, U distinct entities, S texts, C chu
 knowledge, I/O widths, D encoder width, d work width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -97,8 +97,6 @@ class Projected(NamedTuple):
 
     chunk_UCd: Tensor
     mask_UC: Tensor
-    entity_B: Tensor
-    """For each sample, its entity's place in U."""
 
 
 class SideProjections(nn.ModuleDict):
@@ -129,16 +127,9 @@ class SideProjections(nn.ModuleDict):
             for _, project in self._each():
                 project.map.weight_FIO[:, :, : direction_Dd.shape[1]] = direction_Dd
 
-    def forward(self, knowledge: Mapping[Side, SideKnowledge]) -> list[Projected]:
-        """The chunks of each side."""
-        return [
-            Projected(
-                project(knowledge[side].vector_UCD),
-                knowledge[side].mask_UC,
-                knowledge[side].entity_B,
-            )
-            for side, project in self._each()
-        ]
+    def forward(self, side: Side, known: SideKnowledge) -> Projected:
+        """The chunks of one side."""
+        return Projected(self[side](known.vector_UCD), known.mask_UC)
 
     def _each(self) -> list[tuple[Side, ChunkProjection]]:
         return [(cast(Side, side), cast(ChunkProjection, own)) for side, own in self.items()]

@@ -1,7 +1,7 @@
 """What extractors share that read an entity as one vector, the mean of its texts.
 
 Such an extractor adds one field a side, the same for an entity whatever the sample. It is computed
-once a distinct entity of the batch, and could be stored.
+once a distinct entity of the batch, or before serving (`models.prestored`).
 
 Shapes: B batch, U distinct entities, C chunks of one side, D encoder width, E embedding width.
 """
@@ -15,6 +15,7 @@ from lorecast.config import Side
 from lorecast.models.extractors.chunks import centred_sample, masked_mean
 from lorecast.models.inputs import Fields
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge
+from lorecast.models.prestored import Known, sample_rows
 
 
 class EntityMean(nn.Module):
@@ -66,14 +67,12 @@ class EntityExtractor(nn.Module):
             assert isinstance(mean, EntityMean)
             mean.start_from(vectors, side)
 
-    def forward(
-        self, _fields: Fields, knowledge: Mapping[Side, SideKnowledge]
-    ) -> tuple[Tensor, None]:
+    def entity_rows(self, side: Side, known: SideKnowledge) -> Tensor:
+        """field_UE of one side's entities."""
+        field_UE = self.adapt(side, self.entity[side](known))
+        return field_UE * known.mask_UC.any(1, keepdim=True)
+
+    def forward(self, _fields: Fields, knowledge: Mapping[Side, Known]) -> tuple[Tensor, None]:
         """(extra_BXE, None)."""
-        extra = []
-        for side in self._sides:
-            known = knowledge[side]
-            field_UE = self.adapt(side, self.entity[side](known))
-            field_UE = field_UE * known.mask_UC.any(1, keepdim=True)
-            extra.append(field_UE.index_select(0, known.entity_B))
+        extra = [sample_rows(self.entity_rows, side, knowledge[side]) for side in self._sides]
         return torch.stack(extra, dim=1), None

@@ -58,14 +58,10 @@ class ESFNet(nn.Module):
 
     field_C: Tensor
 
-    def look(self, sides: Sequence[Projected]) -> list[tuple[Tensor, ...]]:
-        """(own_UCd, excite_UH) of each side: what its chunks bring to the gates."""
-        return [look(side) for look, side in zip(self.looks, sides, strict=True)]
-
     def forward(
         self, own_BCd: Tensor, excite_BH: Tensor, mask_BC: Tensor, context_BK: Tensor
     ) -> Tensor:
-        """gate_BC, 0 where the mask is; of what `look` gave, gathered and added up."""
+        """gate_BC, 0 where the mask is; of what `looks` gave, gathered and added up."""
         excite_BH = excite_BH + self.excite_bias_H
         if self.by_context is not None:
             both_BI = self.by_context(context_BK)

@@ -6,11 +6,12 @@ the history and the user did. Residual form: every field of a frozen backbone is
 group read.
 
 Shapes: B batch, U distinct entities, C chunks of both sides in a row, I their width, d work width,
-X extra fields, K = fields · E width of a group of fields.
+X extra fields, K = fields · E width of a group of fields, J width of a side's rows.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import NamedTuple, cast
 
 import torch
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 
 from lorecast.config import ModelConfig, Side
 from lorecast.models.extractors.alignment import Alignment
-from lorecast.models.extractors.chunks import Projected, SideProjections, masked_mean
+from lorecast.models.extractors.chunks import SideProjections, masked_mean
 from lorecast.models.extractors.esfnet import ESFNet
 from lorecast.models.inputs import FieldCounts, Fields
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge
 from lorecast.models.layers import linear, zero_linear
 from lorecast.models.pooled import pooled_fields
+from lorecast.models.prestored import Known, sample_rows
 
 
 class KSER(nn.Module):
@@ -44,9 +46,17 @@ class KSER(nn.Module):
         super().__init__()
         config = model.kser
         self.num_fields = 2 if config.align else len(shape.sides)
+        self._sides = shape.sides
         self.has_gates = config.gate != "none"
         self.project = SideProjections(shape, config)
         self._chunks_a_side = [len(fields) for fields in self.project.fields_of_sides]
+        looks = [config.dim] if self.has_gates else []
+        maps = [2 * config.dim] * config.layers if config.align else [config.dim]
+        # Of each side: mask, maps, and what `SideLook` gives.
+        self._row_shapes = [
+            [(C,), *((C, width) for width in maps + looks), *[(config.gate_hidden,)] * len(looks)]
+            for C in self._chunks_a_side
+        ]
         # What asks: the target's fields, and those of the history and the user.
         self._asking = [counts.target, counts.history + counts.extra]
         self._history_width = counts.history * counts.dim
@@ -66,7 +76,7 @@ class KSER(nn.Module):
         self.project.start_from(vectors)
 
     def forward(
-        self, fields: Fields, knowledge: Mapping[Side, SideKnowledge]
+        self, fields: Fields, knowledge: Mapping[Side, Known]
     ) -> tuple[Tensor, Tensor | None]:
         """(extra_BXE, gate_BC). A gate is 0 where there is no text."""
         asking = self._ask(fields)
@@ -75,7 +85,7 @@ class KSER(nn.Module):
         assert self.output, "the residual form adds no fields"
         return self.output(read_BXd), chunks.gate_BC if self.has_gates else None
 
-    def shift(self, fields: Fields, knowledge: Mapping[Side, SideKnowledge]) -> Fields:
+    def shift(self, fields: Fields, knowledge: Mapping[Side, Known]) -> Fields:
         """The fields, each moved by what its group read: the residual form.
 
         Every real step of the history takes the shift of its averaged field.
@@ -94,7 +104,7 @@ class KSER(nn.Module):
             extra_BXE=fields.extra_BXE + extra_BI.reshape(fields.extra_BXE.shape),
         )
 
-    def gates(self, fields: Fields, knowledge: Mapping[Side, SideKnowledge]) -> Tensor:
+    def gates(self, fields: Fields, knowledge: Mapping[Side, Known]) -> Tensor:
         """gate_BC, in either form."""
         return self._weighed(self._ask(fields), knowledge).gate_BC
 
@@ -103,24 +113,24 @@ class KSER(nn.Module):
         groups = torch.split(pooled_fields(fields), self._asking, dim=1)
         return tuple(group_BFE.flatten(1) for group_BFE in groups)
 
-    def _weighed(
-        self, asking: Sequence[Tensor], knowledge: Mapping[Side, SideKnowledge]
-    ) -> "_Chunks":
-        """Each sample's chunks and their gates.
+    def entity_rows(self, side: Side, known: SideKnowledge) -> Tensor:
+        """row_UJ: mask, keys and values (or chunks) and looks of a side's entities, in a row."""
+        projected = self.project(side, known)
+        chunk_UCd = projected.chunk_UCd
+        maps = [cast(Alignment, each).key_value(chunk_UCd) for each in self.align] or [chunk_UCd]
+        look = self.filter.looks[self._sides.index(side)](projected) if self.filter else ()
+        present_UC = known.mask_UC.to(chunk_UCd.dtype)
+        return torch.cat([part.flatten(1) for part in (present_UC, *maps, *look)], dim=1)
 
-        All that depends on an entity alone is worked out once for it, then gathered.
-        """
-        sides: list[Projected] = self.project(knowledge)
-        looks: list[tuple[Tensor, ...]] = [()] * len(sides)
-        if self.filter is not None:
-            looks = self.filter.look(sides)
+    def _weighed(self, asking: Sequence[Tensor], knowledge: Mapping[Side, Known]) -> "_Chunks":
+        """Each sample's chunks and their gates."""
         found = []
-        for side, look in zip(sides, looks, strict=True):
-            maps = [cast(Alignment, each).key_value(side.chunk_UCd) for each in self.align] or [
-                side.chunk_UCd
-            ]
-            present_UC = side.mask_UC.to(side.chunk_UCd.dtype)
-            found.append(_gather([present_UC, *maps, *look], side.entity_B))
+        for side, shapes in zip(self._sides, self._row_shapes, strict=True):
+            row_BJ = sample_rows(self.entity_rows, side, knowledge[side])
+            parts = torch.split(row_BJ, [prod(shape) for shape in shapes], dim=1)
+            found.append(
+                [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+            )
         masks, *columns = zip(*found, strict=True)
         mask_BC = torch.cat(masks, dim=1)
         num_maps = len(self.align) or 1
@@ -154,11 +164,3 @@ class _Chunks(NamedTuple):
     mask_BC: Tensor
     """1 where there is a text, else 0."""
     gate_BC: Tensor
-
-
-def _gather(tables: list[Tensor], entity_B: Tensor) -> list[Tensor]:
-    """The rows of several tables of the same entities, in one pass."""
-    flat = [table.flatten(1) for table in tables]
-    row_BI = torch.cat(flat, dim=1).index_select(0, entity_B)
-    parts = torch.split(row_BI, [table.shape[1] for table in flat], dim=1)
-    return [part.reshape(-1, *t.shape[1:]) for part, t in zip(parts, tables, strict=True)]
