@@ -1,9 +1,10 @@
 """The click model: backbone, extractor, and the keys of each."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from lorecast.config.own_code import code_fingerprint, is_own
 from lorecast.config.section import Fraction, Positive, Section
 
 Gate = Literal["double_sigmoid", "sigmoid", "softmax", "sparsemax", "top_k", "none"]
@@ -65,6 +66,18 @@ class CrossConfig(Section):
     """The cross network of DCN and what came of it."""
 
     layers: Positive = Field(3, description="cross layers")
+    head_hidden: tuple[Positive, ...] | None = Field(
+        None,
+        description="head after [cross; deep]; none: as mlp_hidden (KAR's form); []: one linear "
+        "layer (DCNv2's published parallel form)",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """The head is left out where it is KAR's."""
+        identity = super().identity()
+        if self.head_hidden is None:
+            del identity["head_hidden"]
+        return identity
 
 
 class XDeepFMConfig(Section):
@@ -93,7 +106,39 @@ class FiGNNConfig(Section):
     steps: Positive = Field(2, description="rounds of messages")
 
 
-_WITH_MLP = ("din", "dien", "dcn", "dcnv2", "deepfm", "xdeepfm", "fibinet", "gdcn", "finalnet")
+class SASRecConfig(Section):
+    """Self-attention over the history."""
+
+    layers: Positive = Field(2, description="blocks")
+    heads: Positive = Field(1, description="attention heads")
+    width: Positive = Field(64, description="width of a step")
+    places: Positive = Field(
+        200, description="steps with a place of their own, from the newest; older ones share one"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError("model.sasrec.width must be a multiple of model.sasrec.heads")
+        return self
+
+
+BACKBONES = (
+    "din",
+    "dien",
+    "dcn",
+    "dcnv2",
+    "deepfm",
+    "xdeepfm",
+    "autoint",
+    "fibinet",
+    "fignn",
+    "gdcn",
+    "finalnet",
+    "sasrec",
+    "mf",
+)
+_WITH_MLP = tuple(name for name in BACKBONES if name not in ("autoint", "fignn", "mf"))
 _READ_BY = {
     "attention_hidden": ("din", "dien"),
     "mlp_hidden": _WITH_MLP,
@@ -103,39 +148,42 @@ _READ_BY = {
     "xdeepfm": ("xdeepfm",),
     "autoint": ("autoint",),
     "fignn": ("fignn",),
+    "sasrec": ("sasrec",),
 }
-"""Keys of the model that only these backbones read; they are no part of another one's identity."""
+"""Keys of the model that only these backbones read; they are no part of another one's identity.
+One of your own may read all."""
+
+
+def _known(backbone: str) -> str:
+    if backbone not in BACKBONES and not is_own(backbone):
+        raise ValueError(
+            f"no such backbone: there are {', '.join(BACKBONES)}, or a class of your own as "
+            "package.module:Class"
+        )
+    return backbone
 
 
 class ModelConfig(Section):
     """The click model."""
 
-    backbone: Literal[
+    backbone: Annotated[str, AfterValidator(_known)] = Field(
         "din",
-        "dien",
-        "dcn",
-        "dcnv2",
-        "deepfm",
-        "xdeepfm",
-        "autoint",
-        "fibinet",
-        "fignn",
-        "gdcn",
-        "finalnet",
-    ] = Field("din", description="interaction part")
+        description=f"interaction part: {', '.join(BACKBONES)}; package.module:Class is your own",
+    )
     embedding_dim: Positive = Field(32, description="width of a feature embedding, E")
     attention_hidden: tuple[Positive, ...] = Field(
         (32, 16), description="attention MLP of DIN, DIEN"
     )
     mlp_hidden: tuple[Positive, ...] = Field(
-        (200, 80), description="head MLP and deep network (all but AutoInt, FiGNN)"
+        (200, 80), description="head MLP and deep network (all but AutoInt, FiGNN, MF)"
     )
-    dropout: Fraction = Field(0.0, description="dropout in the head MLP")
+    dropout: Fraction = Field(0.0, description="dropout in the head MLP; SASRec's blocks, too")
     dien: DIENConfig = Field(DIENConfig(), description="backbone: dien")
     cross: CrossConfig = Field(CrossConfig(), description="backbone: dcn, dcnv2, gdcn")
     xdeepfm: XDeepFMConfig = Field(XDeepFMConfig(), description="backbone: xdeepfm")
     autoint: AutoIntConfig = Field(AutoIntConfig(), description="backbone: autoint")
     fignn: FiGNNConfig = Field(FiGNNConfig(), description="backbone: fignn")
+    sasrec: SASRecConfig = Field(SASRecConfig(), description="backbone: sasrec")
     extractor: Literal["kser", "hein", "moe", "mlp", "naive", "mean"] = Field(
         "kser", description="how vectors become features; moe, mlp, naive, mean: plainer controls"
     )
@@ -146,19 +194,23 @@ class ModelConfig(Section):
     )
 
     def identity(self) -> dict[str, Any]:
-        """What the extractor does not read is left out. `extractor` and `kser` alone say how
+        """What backbone and extractor do not read is left out. `extractor` and `kser` alone say how
         knowledge is used; a bare backbone drops these two."""
         identity = super().identity()
+        own = is_own(self.backbone)
         for key, backbones in _READ_BY.items():
-            if self.backbone not in backbones:
+            is_default = getattr(self, key) == type(self).model_fields[key].default
+            if (own and is_default) or (not own and self.backbone not in backbones):
                 del identity[key]
-        own = {"hein": identity.pop("hein"), "shuffled": identity.pop("shuffle_knowledge")}
-        if self.extractor not in ("hein", "moe", "mlp"):
-            del own["hein"]
-        if not self.shuffle_knowledge:
-            del own["shuffled"]
         if own:
-            identity["extractor"] = {"name": self.extractor, **own}
+            identity["backbone_code"] = code_fingerprint(self.backbone)
+        read = {"hein": identity.pop("hein"), "shuffled": identity.pop("shuffle_knowledge")}
+        if self.extractor not in ("hein", "moe", "mlp"):
+            del read["hein"]
+        if not self.shuffle_knowledge:
+            del read["shuffled"]
+        if read:
+            identity["extractor"] = {"name": self.extractor, **read}
         if self.extractor not in ("kser", "mean"):
             identity["kser"] = None
         return identity

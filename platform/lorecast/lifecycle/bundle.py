@@ -5,10 +5,13 @@
     items.parquet, users.parquet    ids, features, recent histories; line i is row i + 1
     {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, if the model has any
 
-It needs neither the dataset nor Ray nor MLflow, holds no pickle, and may be moved and copied.
+It needs neither the dataset nor Ray nor MLflow, holds no pickle, and may be moved and copied. One
+whose backbone is a class of the user's own names that class, and opens only where
+LORECAST_ALLOW_CODE=1 says that it may be run.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from lorecast.artifacts import Artifact, write_json
 from lorecast.config import ModelConfig, Side
+from lorecast.config.model import BACKBONES
 from lorecast.data import features
 from lorecast.data.dataset import Dataset, FeatureSchema
 from lorecast.encoding.vectors import VectorsTable
@@ -31,6 +35,7 @@ from lorecast.models.knowledge import KnowledgeShape
 CARD = "bundle.json"
 WEIGHTS = "weights.safetensors"
 _FORMAT = "lorecast-bundle/1"
+_ALLOW_CODE = "LORECAST_ALLOW_CODE"
 _USER_COLUMNS = ("id", "recent_item_rows", "recent_ratings")
 _ITEM_COLUMNS = ("id", "title")
 
@@ -110,6 +115,7 @@ class Bundle:
             )
         try:
             _check_files(folder, card["files"])
+            _check_code(folder, card["model"]["config"]["backbone"])
             return cls._of(folder, card)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
@@ -199,6 +205,15 @@ class BundleVectors:
 def _write_entities(path: Path, table: pa.Table, columns: tuple[str, ...]) -> None:
     described = [name for name in table.column_names if name.startswith(features.PREFIXES)]
     pq.write_table(table.select([*columns, *described]), path)
+
+
+def _check_code(folder: Path, backbone: str) -> None:
+    """Raises ArtifactError if opening the bundle would run code that it names, uninvited."""
+    if backbone not in BACKBONES and os.environ.get(_ALLOW_CODE) != "1":
+        raise ArtifactError(
+            f"{folder}: its backbone is the Python class {backbone!r}, which loading would run; "
+            f"set {_ALLOW_CODE}=1 if you trust the bundle and that code"
+        )
 
 
 def _check_files(folder: Path, sizes: Mapping[str, int]) -> None:

@@ -18,6 +18,9 @@ from lorecast.models.backbones.din import DIN
 from lorecast.models.backbones.fibinet import FiBiNet
 from lorecast.models.backbones.fignn import FiGNN
 from lorecast.models.backbones.finalnet import FinalNet
+from lorecast.models.backbones.mf import MF
+from lorecast.models.backbones.own import check_logits, own_backbone
+from lorecast.models.backbones.sasrec import SASRec
 from lorecast.models.backbones.xdeepfm import XDeepFM
 from lorecast.models.extractors import Extractor
 from lorecast.models.extractors.controls import MoE, Naive, SharedMLP, chunk_mean
@@ -40,6 +43,8 @@ _BACKBONES: dict[str, type[nn.Module]] = {
     "fignn": FiGNN,
     "gdcn": GDCN,
     "finalnet": FinalNet,
+    "sasrec": SASRec,
+    "mf": MF,
 }
 """Name in the experiment to module: made of (ModelConfig, FieldCounts), Fields to logit_B."""
 _EXTRACTORS: dict[str, Callable[[ModelConfig, KnowledgeShape, FieldCounts], Extractor]] = {
@@ -84,7 +89,9 @@ class ClickModel(nn.Module):
             self.extractor = make(config, knowledge, counts) if knowledge else None
         if self.extractor and not residual:
             counts = counts._replace(extra=counts.extra + self.extractor.num_fields)
-        self.backbone = _BACKBONES[config.backbone](config, counts)
+        make_backbone = _BACKBONES.get(config.backbone) or own_backbone(config.backbone)
+        self.backbone = make_backbone(config, counts)
+        self._backbone_name = config.backbone
         self._residual = residual
         if residual:
             for module in self._frozen:
@@ -138,7 +145,7 @@ class ClickModel(nn.Module):
             self.extractor.start_from(self._vectors)
 
     def forward(self, batch: Batch) -> Tensor:
-        """logit_B."""
+        """logit_B. Raises TrainingError if the backbone gives something else."""
         fields = self.features(batch)
         if self._residual:
             assert isinstance(self.extractor, KSER)
@@ -147,6 +154,7 @@ class ClickModel(nn.Module):
             extra_BXE, _ = self.extractor(fields, self._known(batch))
             fields = fields.with_extra(extra_BXE)
         logit_B: Tensor = self.backbone(fields)
+        check_logits(self._backbone_name, logit_B, len(batch))
         return logit_B
 
     def gates(self, batch: Batch) -> Tensor:

@@ -166,7 +166,8 @@ class _Side(nn.Module):
         if not self._widths:
             return found_UVE
         scale_UG = self.scale_RG if row_U is None else self.scale_RG.index_select(0, row_U)
-        single_UAE, *groups = found_UVE.split([self._num_single, *self._widths], dim=1)
+        widths = [self._num_single, *self._widths]
+        single_UAE, *groups = torch.split(found_UVE, widths, dim=1)
         sum_UGE = torch.stack([group_UWE.sum(1) for group_UWE in groups], dim=1)
         return torch.cat([single_UAE, sum_UGE * scale_UG[:, :, None]], dim=1)
 

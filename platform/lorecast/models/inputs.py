@@ -32,14 +32,13 @@ class Batch:
     @classmethod
     def of(cls, samples: Samples) -> Self:
         """All samples as int32 tensors in memory."""
-        rows = [
+        rows = (
             samples.user_row_B,
             samples.item_row_B,
             samples.history_item_BL,
             samples.history_rating_BL,
-        ]
-        if samples.context_BK.shape[1]:
-            rows.append(samples.context_BK)
+            *([samples.context_BK] if samples.context_BK.shape[1] else []),
+        )
         return cls(*(torch.from_numpy(array.astype("int32")) for array in rows))
 
     def take(self, index: Tensor) -> Self:

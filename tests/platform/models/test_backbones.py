@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,17 +11,24 @@ from torch.nn import functional as F  # noqa: N812
 
 from lorecast.artifacts import fingerprint
 from lorecast.config import ModelConfig, load_config
+from lorecast.config import model as model_config
 from lorecast.data.dataset import FeatureSchema
 from lorecast.errors import ConfigError
 from lorecast.models.backbones.deepfm import second_order
+from lorecast.models.backbones.mf import MF
+from lorecast.models.backbones.sasrec import SASRec
 from lorecast.models.backbones.xdeepfm import CompressedInteraction
 from lorecast.models.click_model import _BACKBONES, ClickModel
 from lorecast.models.inputs import Batch, FieldCounts, Fields
 from lorecast.models.pooled import pooled_fields
 from tests import planted
 
-COUNTS = FieldCounts(target=2, history=3, extra=2, dim=8)
-CONFIGS = [ModelConfig(backbone=name) for name in _BACKBONES] + [  # type: ignore[arg-type]
+COUNTS = FieldCounts(target=2, history=3, extra=2, dim=8, num_users=20)
+READS = {name: {"target", "history", "extra"} for name in _BACKBONES} | {
+    "mf": {"target", "user", "extra"}
+}
+"""What of the fields a backbone may know."""
+CONFIGS = [ModelConfig(backbone=name) for name in _BACKBONES] + [
     ModelConfig.model_validate({"backbone": "dien", "dien": {"evolution": evolution}})
     for evolution in ("gru", "agru", "augru")
 ]
@@ -41,6 +47,7 @@ def _fields(num: int = 40, length: int = 6, counts: FieldCounts = COUNTS) -> Fie
         target_BNE=torch.randn(num, counts.target, counts.dim),
         history=planted.history(torch.randn(num, length, counts.history, counts.dim), mask_BL),
         extra_BXE=torch.randn(num, counts.extra, counts.dim),
+        user_row_B=torch.randint(1, counts.num_users + 1, (num,)),
     )
 
 
@@ -60,10 +67,12 @@ def _backbone(config: ModelConfig, counts: FieldCounts = COUNTS, seed: int = 0) 
 def _take(fields: Fields, index: Tensor | slice) -> Fields:
     history = fields.history
     steps_BLME = history.steps().unflatten(2, (-1, fields.target_BNE.shape[2]))
+    assert fields.user_row_B is not None
     return Fields(
         fields.target_BNE[index],
         planted.history(steps_BLME[index], history.mask_BL[index]),
         fields.extra_BXE[index],
+        fields.user_row_B[index],
     )
 
 
@@ -78,7 +87,7 @@ def _same(found: Tensor, expected: Tensor) -> None:
 
 
 def test_every_name_of_the_experiment_is_built() -> None:
-    assert set(get_args(ModelConfig.model_fields["backbone"].annotation)) == set(_BACKBONES)
+    assert set(model_config.BACKBONES) == set(_BACKBONES)
 
 
 @BACKBONES
@@ -115,16 +124,21 @@ def test_padding_does_not_change_a_score(config: ModelConfig) -> None:
 
 
 @BACKBONES
-def test_every_kind_of_field_changes_the_score(config: ModelConfig) -> None:
+def test_what_a_backbone_reads_changes_the_score(config: ModelConfig) -> None:
     backbone, fields = _backbone(config), _fields()
     before = backbone(fields)
+    assert fields.user_row_B is not None
     for kind, moved in {
         "target": replace(fields, target_BNE=fields.target_BNE + 1),
         "history": _with_steps(fields, lambda steps_BLME: steps_BLME + 1),
         "extra": replace(fields, extra_BXE=fields.extra_BXE + 1),
+        "user": replace(fields, user_row_B=fields.user_row_B % COUNTS.num_users + 1),
     }.items():
         changed = (backbone(moved) - before).abs() > 1e-4
-        assert changed[1:].float().mean() > 0.9, kind
+        if kind in READS[config.backbone]:
+            assert changed[1:].float().mean() > 0.9, kind
+        else:
+            assert not changed.any(), kind
 
 
 @BACKBONES
@@ -148,14 +162,20 @@ def test_weights_are_the_whole_state(config: ModelConfig) -> None:
 
 
 @BACKBONES
-def test_learns_whether_target_and_history_match(config: ModelConfig) -> None:
+def test_learns_whether_target_and_taste_match(config: ModelConfig) -> None:
+    """The history tells the taste, or where none is read the user, without fields of noise."""
+    reads_history = "history" in READS[config.backbone]
+    counts = COUNTS if reads_history else COUNTS._replace(target=1, extra=0)
     torch.manual_seed(0)
-    backbone = _BACKBONES[config.backbone](config, COUNTS)
+    backbone = _BACKBONES[config.backbone](config, counts)
     num, kinds = 512, 4
-    fields = _fields(num)
+    fields = _fields(num, counts=counts)
+    assert fields.user_row_B is not None
     item_B, taste_B = torch.randint(kinds, (2, num))
+    if not reads_history:
+        taste_B = fields.user_row_B % kinds
     label_B = (item_B == taste_B).float()
-    meaning_2KE = torch.randn(2, kinds, COUNTS.dim)
+    meaning_2KE = torch.randn(2, kinds, counts.dim)
     fields.target_BNE[:, 0] = meaning_2KE[0, item_B]
     taste_BE = meaning_2KE[1, taste_B]
 
@@ -227,9 +247,12 @@ def test_compressed_interaction_is_the_published_sum() -> None:
     torch.testing.assert_close(cross(field_BFE), torch.cat(sums, dim=1), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("evolution", ["gru", "aigru", "agru", "augru"])
-def test_dien_reads_the_order_of_the_history(evolution: str) -> None:
-    config = ModelConfig.model_validate({"backbone": "dien", "dien": {"evolution": evolution}})
+@pytest.mark.parametrize(
+    "config",
+    [config for config in CONFIGS if config.backbone in ("dien", "sasrec")],
+    ids=lambda config: f"{config.backbone}-{config.dien.evolution}",
+)
+def test_some_read_the_order_of_the_history(config: ModelConfig) -> None:
     backbone, fields = _backbone(config), _fields()
     history = fields.history
     turned = replace(
@@ -244,6 +267,64 @@ def test_dien_reads_the_order_of_the_history(evolution: str) -> None:
     changed = (backbone(turned) - backbone(fields)).abs() > 1e-4
     assert not changed[0]
     assert changed.float().mean() > 0.8
+
+
+def test_mf_gives_a_known_user_a_vector_and_a_bias() -> None:
+    backbone, fields = _backbone(ModelConfig(backbone="mf")), _fields()
+    assert isinstance(backbone, MF)
+    assert fields.user_row_B is not None
+    with torch.no_grad():
+        backbone.user.weight[0] = backbone.user_bias.weight[0] = 0  # as they start
+    nobody = replace(fields, user_row_B=torch.zeros_like(fields.user_row_B))
+    user_BE, bias_B1 = backbone.user(fields.user_row_B), backbone.user_bias(fields.user_row_B)
+    own_B = (user_BE * fields.target_BNE.sum(1)).sum(1) + bias_B1.squeeze(1)
+    _same(backbone(fields) - backbone(nobody), own_B)
+    backbone(nobody).sum().backward()
+    assert backbone.user.weight.grad is not None
+    assert not backbone.user.weight.grad.any()
+
+
+def test_sasrec_reads_no_step_before_its_time() -> None:
+    backbone, fields = _backbone(ModelConfig(backbone="sasrec")), _fields()
+    assert isinstance(backbone, SASRec)
+    states: list[Tensor] = []
+    backbone.blocks[0].register_forward_hook(lambda _module, _given, state: states.append(state))
+
+    def change_last(steps_BLME: Tensor) -> Tensor:
+        return torch.cat([steps_BLME[:, :-1], steps_BLME[:, -1:] + 1], dim=1)
+
+    backbone(fields)
+    backbone(_with_steps(fields, change_last))
+    real_B = fields.history.mask_BL[:, -1]
+    _same(states[1][:, :-1], states[0][:, :-1])
+    assert not torch.allclose(states[1][real_B, -1], states[0][real_B, -1])
+
+
+def test_sasrec_gives_old_steps_one_place() -> None:
+    """With one block only places tell steps apart."""
+    config = ModelConfig.model_validate(
+        {"backbone": "sasrec", "sasrec": {"places": 3, "layers": 1}}
+    )
+    backbone, fields = _backbone(config), _fields()
+    all_real_BL = torch.ones_like(fields.history.mask_BL)
+    fields = replace(fields, history=replace(fields.history, mask_BL=all_real_BL))
+    before = backbone(fields)
+    old = _with_steps(fields, lambda steps_BLME: steps_BLME[:, [3, 1, 2, 0, 4, 5]])
+    young = _with_steps(fields, lambda steps_BLME: steps_BLME[:, [0, 1, 2, 4, 3, 5]])
+    _same(backbone(old), before)
+    assert not torch.allclose(backbone(young), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dcn", "dcnv2", "gdcn"])
+def test_the_head_of_cross_networks_may_be_one_layer(name: str) -> None:
+    kar, published, wide = (
+        ModelConfig.model_validate({"backbone": name, "cross": cross})
+        for cross in ({}, {"head_hidden": []}, {"head_hidden": [7]})
+    )
+    heads = [_BACKBONES[name](config, COUNTS).head for config in (kar, published, wide)]
+    assert [len([m for m in head if isinstance(m, nn.Linear)]) for head in heads] == [3, 1, 2]
+    assert kar.identity()["cross"] == {"layers": 3}
+    assert published.identity()["cross"] == {"layers": 3, "head_hidden": []}
 
 
 @pytest.mark.parametrize(
@@ -286,6 +367,8 @@ def test_keys_of_other_backbones_are_no_part_of_the_identity() -> None:
         ("autoint", "autoint.layers=1"),
         ("fignn", "fignn.steps=3"),
         ("finalnet", "mlp_hidden=[64]"),
+        ("sasrec", "sasrec.places=3"),
+        ("dcn", "cross.head_hidden=[]"),
     ]:
         plain = load_config(None, [f"model.backbone={backbone}"]).model.identity()
         changed = load_config(None, [f"model.backbone={backbone}", f"model.{key}"])
@@ -296,7 +379,9 @@ def test_keys_of_other_backbones_are_no_part_of_the_identity() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model.backbone=dcnv3", "model.backbone"),
+        ("model.backbone=dcnv3", "model.backbone: no such backbone: there are din, .* mf, or"),
+        ("model.backbone=my.module:", "model.backbone"),
+        ("model.sasrec.heads=3", "model.sasrec.width must be a multiple"),
         ("model.autoint.heads=3", "model.autoint.width must be a multiple"),
         ("model.xdeepfm.maps=[]", "model.xdeepfm.maps"),
         ("model.dien.evolution=lstm", "model.dien.evolution"),

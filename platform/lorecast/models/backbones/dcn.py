@@ -2,7 +2,8 @@
 
 DCN (Wang et al. 2017) crosses by a vector, DCNv2 (Wang et al. 2021) by a matrix, GDCN (Wang et al.
 2023) by a matrix behind a gate. Here they differ in nothing else: the deep and the cross network
-stand side by side and a last MLP reads both.
+stand side by side and a last MLP reads both, as in KAR's code; with `cross.head_hidden: []` a
+linear layer does, as DCN and DCNv2 were published.
 
 Shapes: B batch, W = F·E width of all fields in a row, H hidden width.
 """
@@ -68,7 +69,9 @@ class DCN(nn.Module):
         self.cross = nn.ModuleList(self.cross_layer(width) for _ in range(config.cross.layers))
         self.deep = tower(width, config.mlp_hidden, config.dropout)
         both = width + (width, *config.mlp_hidden)[-1]
-        self.head = mlp(both, config.mlp_hidden, config.dropout)
+        hidden = config.cross.head_hidden
+        hidden = config.mlp_hidden if hidden is None else hidden
+        self.head = mlp(both, hidden, config.dropout)
 
     def forward(self, fields: Fields) -> Tensor:
         """logit_B."""
