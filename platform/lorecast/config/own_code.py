@@ -34,9 +34,7 @@ def load_class(name: str) -> type:
     module, class_name = load_module(name), name.partition(":")[2]
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
-        raise ConfigError(
-            f"{name}: {module.__name__} ({module.__file__}) has no class {class_name}"
-        )
+        raise ConfigError(f"{name}: {module.__file__} has no class {class_name}")
     return found
 
 
