@@ -51,7 +51,7 @@ def run(
         (known.path / MANIFEST).unlink()
     with build(workspace, spec) as draft:
         bundle = draft.path / "bundle"
-        write_bundle(bundle, trained, dataset, vectors)
+        write_bundle(bundle, trained, dataset, vectors, prestore=config.serving.prestore)
         run = _record(config, trained, bundle, knowledge)
         version = enrol(registry, model, bundle, run, spec.fingerprint)
         draft.facts.update(

@@ -49,6 +49,11 @@ class ServingConfig(Section):
     max_items: Annotated[Positive, EXECUTION] = Field(
         10_000, description="most candidates a request may hold"
     )
+    prestore: Annotated[bool, EXECUTION] = Field(
+        True,
+        description="a bundle holds what the extractor makes of each entity, instead of vectors; "
+        "scores are the same",
+    )
 
 
 class ComputeConfig(Section):

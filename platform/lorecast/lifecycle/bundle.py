@@ -3,7 +3,9 @@
     bundle.json                     written last: format, model, fingerprints, metrics, file sizes
     weights.safetensors             the model's parameters
     items.parquet, users.parquet    ids, features, recent histories; line i is row i + 1
-    {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, if the model has any
+    {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, or instead of them
+    {item,user}_prestored.npy       what the extractor makes of each entity, float32 [rows + 1, I];
+                                    the bare backbone has neither
 
 It needs neither the dataset nor Ray nor MLflow, holds no pickle, and may be moved and copied. One
 whose backbone is a class of the user's own names that class, and opens only where
@@ -21,7 +23,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from lorecast.artifacts import Artifact, write_json
 from lorecast.config import ModelConfig, Side
@@ -30,7 +34,10 @@ from lorecast.data import features
 from lorecast.data.dataset import Dataset, FeatureSchema
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.errors import ArtifactError
-from lorecast.models.knowledge import KnowledgeShape
+from lorecast.models.click_model import ClickModel
+from lorecast.models.feature_tables import feature_tables
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape
+from lorecast.models.prestored import EntityTables
 
 CARD = "bundle.json"
 WEIGHTS = "weights.safetensors"
@@ -38,14 +45,23 @@ _FORMAT = "lorecast-bundle/1"
 _ALLOW_CODE = "LORECAST_ALLOW_CODE"
 _USER_COLUMNS = ("id", "recent_item_rows", "recent_ratings")
 _ITEM_COLUMNS = ("id", "title")
+_PRESTORED = "{}_prestored.npy"
+_BLOCK_ROWS = 1024
+"""Entities prestored at once; bounds memory."""
 
 
 def write_bundle(
-    folder: Path, trained: Artifact, dataset: Dataset, vectors: VectorsTable | None
+    folder: Path,
+    trained: Artifact,
+    dataset: Dataset,
+    vectors: VectorsTable | None,
+    *,
+    prestore: bool = False,
 ) -> None:
     """Writes the bundle of a trained model to `folder`, which is made anew.
 
-    `trained` is an output of `train` on `dataset` with `vectors` (none: the bare backbone).
+    `trained` is an output of `train` on `dataset` with `vectors` (none: the bare backbone);
+    `prestore` works out what depends on one entity alone, and leaves the vectors behind.
     """
     if folder.exists():
         shutil.rmtree(folder)
@@ -58,10 +74,10 @@ def write_bundle(
         encoded = Artifact.open(vectors.path)
         fingerprints["vectors"] = encoded.fingerprint
         fingerprints["knowledge"] = encoded.manifest["inputs"]["knowledge"]
-        for name in ("item", "user", "item_mask", "user_mask"):
+        for name in () if prestore else ("item", "user", "item_mask", "user_mask"):
             if (vectors.path / f"{name}.npy").exists():
                 shutil.copyfile(vectors.path / f"{name}.npy", folder / f"{name}.npy")
-    card = {
+    card: dict[str, Any] = {
         "format": _FORMAT,
         "kind": "click",
         "model": json.loads((trained.path / "model.json").read_text(encoding="utf-8")),
@@ -71,8 +87,16 @@ def write_bundle(
         "contexts": dataset.contexts,
         "fingerprints": fingerprints,
         "metrics": trained.facts["metrics"],
-        "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
     }
+    if prestore and vectors is not None:
+        bundle = Bundle._of(folder, card)
+        model = bundle.load_model(vectors)
+        card["prestored"] = {
+            side: _prestore(folder, model, side, bundle.num_rows(side))
+            for side in vectors.names
+            if vectors.chunks(side)
+        }
+    card["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     write_json(folder / CARD, card)
 
 
@@ -92,6 +116,8 @@ class Bundle:
     """False: histories are items alone."""
     contexts: Mapping[str, tuple[str, ...]]
     """Values per context feature; the code of a value is its index + 1."""
+    prestored: Mapping[Side, int]
+    """Widths of prestored rows; of no side, if there are vectors instead."""
     fingerprints: Mapping[str, str]
     metrics: Mapping[str, Mapping[str, float]]
 
@@ -136,6 +162,7 @@ class Bundle:
             rating_levels=tuple(card["rating_levels"]),
             rates_histories=card.get("rates_histories", True),
             contexts={name: tuple(values) for name, values in card.get("contexts", {}).items()},
+            prestored=card.get("prestored", {}),
             fingerprints=card["fingerprints"],
             metrics=card["metrics"],
         )
@@ -163,18 +190,41 @@ class Bundle:
         columns = ["id", *(prefix + name for name in names)]
         return pq.read_table(self.path / f"{side}s.parquet", columns=columns)
 
-    def open_vectors(self) -> "BundleVectors | None":
-        """The stored vectors, memory-mapped; none for the bare backbone.
+    def num_rows(self, side: Side) -> int:
+        """Entities of a side, with row 0."""
+        return 1 + (self.schema.num_items if side == "item" else self.schema.num_users)
+
+    def load_model(self, knowledge: ChunkVectors | EntityTables | None) -> ClickModel:
+        """The model in evaluation mode; it reads `knowledge` where it lies.
+
+        Raises SafetensorError, RuntimeError, KeyError or OSError if the weights are not the
+        model's.
+        """
+        model = ClickModel(
+            self.model, self.schema, self.knowledge, residual=self.strategy == "extractor_only"
+        )
+        model.attach(*feature_tables(self), knowledge)
+        model.load_state_dict(load_file(self.path / WEIGHTS))
+        return model.eval()
+
+    def open_knowledge(self) -> "BundleVectors | EntityTables | None":
+        """Prestored rows or vectors, memory-mapped; none for the bare backbone.
 
         Raises ValueError if their shape is not the model's.
         """
         if self.knowledge is None:
             return None
+        if self.prestored:
+            return EntityTables(
+                {
+                    side: self._map(_PRESTORED.format(side), (self.num_rows(side), width))
+                    for side, width in self.prestored.items()
+                }
+            )
         vectors: dict[Side, NDArray[np.float16]] = {}
         masks: dict[Side, NDArray[np.bool_]] = {}
         for side in self.knowledge.sides:
-            rows = self.schema.num_items if side == "item" else self.schema.num_users
-            shape = (rows + 1, len(self.knowledge.chunks(side)))
+            shape = (self.num_rows(side), len(self.knowledge.chunks(side)))
             vectors[side] = self._map(f"{side}.npy", (*shape, self.knowledge.dim))
             masks[side] = self._map(f"{side}_mask.npy", shape)
         return BundleVectors(vectors, masks)
@@ -200,6 +250,19 @@ class BundleVectors:
     def mask(self, side: Side) -> NDArray[np.bool_]:
         """[rows + 1, C]."""
         return self._masks[side]
+
+
+@torch.inference_mode()
+def _prestore(folder: Path, model: ClickModel, side: Side, num_rows: int) -> int:
+    """Writes what the model's extractor makes of each entity; returns I, the width of a row."""
+    width = model.entity_rows(side, torch.zeros(1, dtype=torch.int64)).shape[1]
+    create: Any = np.lib.format.open_memmap
+    table = create(folder / _PRESTORED.format(side), "w+", np.float32, (num_rows, width))
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, num_rows)
+        table[start:stop] = model.entity_rows(side, torch.arange(start, stop)).numpy()
+    table.flush()
+    return width
 
 
 def _write_entities(path: Path, table: pa.Table, columns: tuple[str, ...]) -> None:

@@ -19,15 +19,13 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from lorecast.config import Side
 from lorecast.data.batches import Samples
 from lorecast.data.histories import last_places
 from lorecast.errors import ArtifactError, InputError
-from lorecast.lifecycle.bundle import WEIGHTS, Bundle
+from lorecast.lifecycle.bundle import Bundle
 from lorecast.models.click_model import ClickModel
-from lorecast.models.feature_tables import feature_tables
 from lorecast.models.inputs import Batch
 
 Id = str | int
@@ -88,21 +86,13 @@ class Scorer:
         bundle = Bundle.open(folder)
         try:
             users, items = bundle.entities("user"), bundle.entities("item")
-            model = ClickModel(
-                bundle.model,
-                bundle.schema,
-                bundle.knowledge,
-                residual=bundle.strategy == "extractor_only",
-            )
-            model.attach(*feature_tables(bundle), bundle.open_vectors())
-            model.load_state_dict(load_file(bundle.path / WEIGHTS))
+            model = bundle.load_model(bundle.open_knowledge())
         except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
             reason = shorten(str(error), 200)
             raise ArtifactError(
                 f"{bundle.path}: its files do not belong together, or come from another version "
                 f"({reason}); make the bundle again"
             ) from None
-        model.eval()
         return cls(bundle, model, users, items)
 
     @property

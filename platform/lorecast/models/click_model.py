@@ -29,7 +29,8 @@ from lorecast.models.extractors.kser import KSER
 from lorecast.models.feature_tables import SideFeatures
 from lorecast.models.features import FeatureEmbedding
 from lorecast.models.inputs import Batch, FieldCounts
-from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, gather, shuffled
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather, gather_side, shuffled
+from lorecast.models.prestored import EntityTables, Known
 
 _BACKBONES: dict[str, type[nn.Module]] = {
     "din": DIN,
@@ -99,6 +100,7 @@ class ClickModel(nn.Module):
         self.knowledge = knowledge
         self._shuffle = config.shuffle_knowledge
         self._vectors: ChunkVectors | None = None
+        self._prestored: EntityTables | None = None
 
     @property
     def has_gates(self) -> bool:
@@ -127,13 +129,17 @@ class ClickModel(nn.Module):
         self,
         items: SideFeatures,
         users: SideFeatures,
-        vectors: ChunkVectors | None,
+        vectors: ChunkVectors | EntityTables | None,
     ) -> None:
         """Sets what batches refer to: features by row (see `feature_tables`) and the stored
-        vectors, which the model reads where they lie."""
+        vectors or, for scoring, what the extractor made of them (see `prestored`); the model reads
+        either where it lies."""
         assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
         self.features.attach(items, users)
-        if self._shuffle and self.knowledge and vectors:
+        self._prestored = vectors if isinstance(vectors, EntityTables) else None
+        if isinstance(vectors, EntityTables):
+            vectors = None
+        elif self._shuffle and self.knowledge and vectors:
             vectors = shuffled(vectors, self.knowledge.sides)
         self._vectors = vectors
 
@@ -162,7 +168,16 @@ class ClickModel(nn.Module):
         assert isinstance(self.extractor, KSER), "ask `has_gates` first"
         return self.extractor.gates(self.features(batch), self._known(batch))
 
-    def _known(self, batch: Batch) -> Mapping[Side, SideKnowledge]:
+    def entity_rows(self, side: Side, row_U: Tensor) -> Tensor:
+        """row_UI: what the extractor makes of entities by themselves; rows are distinct and in
+        order."""
+        assert self.extractor, "a bare backbone has none"
+        assert self._vectors, "attach the vectors first"
+        return self.extractor.entity_rows(side, gather_side(self._vectors, side, row_U))
+
+    def _known(self, batch: Batch) -> Mapping[Side, Known]:
         assert self.knowledge
+        if self._prestored:
+            return self._prestored.gather(batch)
         assert self._vectors, "attach the vectors first"
         return gather(self._vectors, self.knowledge, batch)

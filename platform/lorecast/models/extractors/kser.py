@@ -128,9 +128,7 @@ class KSER(nn.Module):
         for side, shapes in zip(self._sides, self._row_shapes, strict=True):
             row_BJ = sample_rows(self.entity_rows, side, knowledge[side])
             parts = torch.split(row_BJ, [prod(shape) for shape in shapes], dim=1)
-            found.append(
-                [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
-            )
+            found.append([p.reshape(-1, *shape) for p, shape in zip(parts, shapes, strict=True)])
         masks, *columns = zip(*found, strict=True)
         mask_BC = torch.cat(masks, dim=1)
         num_maps = len(self.align) or 1
