@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -32,14 +34,15 @@ class Batch:
     @classmethod
     def of(cls, samples: Samples) -> Self:
         """All samples as int32 tensors in memory."""
-        rows = (
+        rows: list[NDArray[np.integer]] = [
             samples.user_row_B,
             samples.item_row_B,
             samples.history_item_BL,
             samples.history_rating_BL,
-            *([samples.context_BK] if samples.context_BK.shape[1] else []),
-        )
-        return cls(*(torch.from_numpy(array.astype("int32")) for array in rows))
+        ]
+        if samples.context_BK.shape[1]:
+            rows.append(samples.context_BK)
+        return cls(*(torch.from_numpy(array.astype(np.int32)) for array in rows))
 
     def take(self, index: Tensor) -> Self:
         """The samples at `index`, in its order."""

@@ -99,5 +99,6 @@ class Block(nn.Module):
         return after_BQd
 
     def _split(self, x_BLd: Tensor) -> Tensor:
-        """[B, h, L, e]."""
-        return x_BLd.unflatten(2, (self._heads, -1)).transpose(1, 2)
+        """x_BhLe."""
+        B, L, d = x_BLd.shape
+        return x_BLd.reshape(B, L, self._heads, d // self._heads).transpose(1, 2)
