@@ -12,6 +12,7 @@ from lorecast.encoding.vectors import VectorsTable
 from lorecast.errors import RegistryError
 from lorecast.jobs import register
 from lorecast.jobs.console import Console
+from lorecast.lifecycle.bundle import Bundle
 from lorecast.lifecycle.mlflow_registry import open_registry
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.serve.run import fetch
@@ -59,11 +60,16 @@ def test_registers_once_in_each_registry(
 
     folder, version = fetch(open_registry(config), "models:/lorecast-tiny@champion", workspace)
     assert version == "lorecast-tiny/1"
-    assert Scorer.load(folder).bundle.fingerprints["model"] == trained.fingerprint
+    bundle = Scorer.load(folder).bundle
+    assert bundle.fingerprints["model"] == trained.fingerprint
+    assert bundle.prestored
 
     # Another store stands for a deleted one: MLflow keeps the file of the first one open.
-    elsewhere = _config(workspace, f"registry.tracking_uri=sqlite:///{workspace / 'other.db'}")
-    assert run(elsewhere).facts["run_id"] != first.facts["run_id"]
+    store = f"registry.tracking_uri=sqlite:///{workspace / 'other.db'}"
+    elsewhere = _config(workspace, store, "serving.prestore=false")
+    other = run(elsewhere)
+    assert other.facts["run_id"] != first.facts["run_id"]
+    assert not Bundle.open(other.path / "bundle").prestored
     assert open_registry(elsewhere).aliases("lorecast-tiny") == {"challenger": 1, "champion": 1}
     assert run().facts["run_id"] == first.facts["run_id"]
 
