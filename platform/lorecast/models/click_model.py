@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lorecast.config import ModelConfig, Side
 from lorecast.data.dataset import FeatureSchema
+from lorecast.errors import EncodingError
 from lorecast.models.backbones.autoint import AutoInt
 from lorecast.models.backbones.dcn import DCN, GDCN, DCNv2
 from lorecast.models.backbones.deepfm import DeepFM
@@ -133,15 +134,16 @@ class ClickModel(nn.Module):
     ) -> None:
         """Sets what batches refer to: features by row (see `feature_tables`) and the stored
         vectors or, for scoring, what the extractor made of them (see `prestored`); the model reads
-        either where it lies."""
+        either where it lies. Raises EncodingError if the vectors are not of the model's shape."""
         assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
         self.features.attach(items, users)
         self._prestored = vectors if isinstance(vectors, EntityTables) else None
-        if isinstance(vectors, EntityTables):
-            vectors = None
-        elif self._shuffle and self.knowledge and vectors:
-            vectors = shuffled(vectors, self.knowledge.sides)
-        self._vectors = vectors
+        self._vectors = None
+        if vectors is not None and self.knowledge and not isinstance(vectors, EntityTables):
+            check_vectors(vectors, self.knowledge, {"item": items, "user": users})
+            if self._shuffle:
+                vectors = shuffled(vectors, self.knowledge.sides)
+            self._vectors = vectors
 
     def start_from_vectors(self) -> None:
         """Sets start values that depend on the attached vectors; before training, not when weights
@@ -181,3 +183,19 @@ class ClickModel(nn.Module):
             return self._prestored.gather(batch)
         assert self._vectors, "attach the vectors first"
         return gather(self._vectors, self.knowledge, batch)
+
+
+def check_vectors(
+    vectors: ChunkVectors, shape: KnowledgeShape, features: Mapping[Side, SideFeatures]
+) -> None:
+    """Raises EncodingError unless each side has a row of vectors for a row of features, and they
+    are of this shape."""
+    for side in shape.sides:
+        expected = (len(features[side].codes), len(shape.chunks(side)), shape.dim)
+        found = vectors.vectors(side).shape
+        if found != expected:
+            raise EncodingError(
+                f"the {side}s' vectors are {list(found)} (rows, texts, width), and the model takes "
+                f"{list(expected)}: they are of another dataset, knowledge or encoder; run "
+                "`lorecast encode` and `lorecast train` again"
+            )

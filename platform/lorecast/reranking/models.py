@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lorecast.config import ModelConfig, RerankingConfig
 from lorecast.data.dataset import FeatureSchema
-from lorecast.models.click_model import _EXTRACTORS
+from lorecast.models.click_model import _EXTRACTORS, check_vectors
 from lorecast.models.feature_tables import SideFeatures
 from lorecast.models.features import FeatureEmbedding
 from lorecast.models.inputs import Batch
@@ -151,11 +151,14 @@ class ReRanker(nn.Module):
         users: SideFeatures,
         vectors: ChunkVectors | None,
     ) -> None:
-        """Sets what batches refer to, and start values that depend on the texts."""
+        """Sets what batches refer to, and start values that depend on the texts. Raises
+        EncodingError if the vectors are not of the model's shape."""
         assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
         self.features.attach(items, users)
-        if self._shuffle and self.knowledge and vectors:
-            vectors = shuffled(vectors, self.knowledge.sides)
+        if self.knowledge and vectors:
+            check_vectors(vectors, self.knowledge, {"item": items, "user": users})
+            if self._shuffle:
+                vectors = shuffled(vectors, self.knowledge.sides)
         self._vectors = vectors
         if self.extractor and vectors:
             self.extractor.start_from(vectors)
