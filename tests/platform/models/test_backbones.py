@@ -207,6 +207,23 @@ def test_takes_what_kser_adds(config: ModelConfig, rng: np.random.Generator) -> 
     assert model(Batch.of(samples)).isfinite().all()
 
 
+@pytest.mark.invariant
+@BACKBONES
+def test_frozen_it_scores_as_before_until_kser_moves(
+    config: ModelConfig, rng: np.random.Generator
+) -> None:
+    samples, vectors = planted.world(rng, 30)
+    features = planted.codes(rng)
+    bare = ClickModel(config, planted.SCHEMA, None).eval()
+    bare.attach(*features, None)
+    shifted = ClickModel(config, planted.SCHEMA, planted.SHAPE, residual=True).eval()
+    shifted.attach(*features, vectors)
+    shifted.load_backbone(bare.state_dict())
+    batch = Batch.of(samples)
+    with torch.inference_mode():  # as scores are made; gradients choose other kernels
+        torch.testing.assert_close(shifted(batch), bare(batch), atol=0, rtol=0)
+
+
 def test_pooling_averages_real_steps_and_gives_zeros_for_none() -> None:
     fields = _fields(3, 4)
     steps_BLME = torch.randn(3, 4, COUNTS.history, COUNTS.dim)
