@@ -220,7 +220,7 @@ def test_frozen_it_scores_as_before_until_kser_moves(
     shifted.attach(*features, vectors)
     shifted.load_backbone(bare.state_dict())
     batch = Batch.of(samples)
-    with torch.inference_mode():  # as scores are made; gradients choose other kernels
+    with torch.inference_mode():
         torch.testing.assert_close(shifted(batch), bare(batch), atol=0, rtol=0)
 
 

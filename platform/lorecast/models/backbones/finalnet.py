@@ -33,7 +33,9 @@ class FinalNet(nn.Module):
     def forward(self, fields: Fields) -> Tensor:
         """logit_B."""
         field_BFE = pooled_fields(fields)
-        gate_BFE = self.gate(field_BFE.transpose(1, 2)).transpose(1, 2)
+        # In a row, so that trained and frozen weights take the same kernel, bit for bit.
+        field_BEF = field_BFE.transpose(1, 2).contiguous()
+        gate_BFE = self.gate(field_BEF).transpose(1, 2)
         gated_BFE = torch.cat([field_BFE, field_BFE * gate_BFE], dim=1)
         logits_B1 = self.gated_block(gated_BFE.flatten(1)) + self.plain_block(field_BFE.flatten(1))
         logit_B: Tensor = logits_B1.squeeze(1) / 2
