@@ -2,7 +2,8 @@
 
 Starting a worker group takes seconds, so all models that are missing train one after another in
 one group. With several workers each reads its shard, gradients are averaged (DDP), and rank 0
-measures and writes. The workspace must be reachable from the workers.
+measures and writes. The workspace must be reachable from the workers: there a training that is
+under way keeps its checkpoint, from which new workers, or the next run of the command, go on.
 """
 
 import os
@@ -92,7 +93,7 @@ def _train(
     # Without this, workers leave the driver's folder, and manifests miss its git commit.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     connect(config.compute)
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     workspace = Path(config.compute.workspace).resolve()
@@ -106,6 +107,7 @@ def _train(
             (recipe, spec, _base_folder(config, recipe, dataset)) for recipe, spec in missing
         ],
         "threads": config.compute.threads,
+        "checkpoint_s": config.compute.checkpoint_s,
     }
     resources = {"CPU": float(config.compute.threads or 1)}
     scaling = ScalingConfig(
@@ -113,18 +115,23 @@ def _train(
         use_gpu=config.compute.train_gpus,
         resources_per_worker=resources | ({"GPU": 1.0} if config.compute.train_gpus else {}),
     )
+    retries = config.compute.train_retries
     try:
-        with Relay(console) as mailbox:
-            TorchTrainer(
-                _work,
-                train_loop_config=task | {"mailbox": mailbox},
-                scaling_config=scaling,
-                run_config=RunConfig(
-                    name=STAGE, storage_path=str(scratch), failure_config=FailureConfig()
-                ),
-            ).fit()
-    except TrainingFailedError as error:
-        raise _ours(error) from error
+        while True:
+            try:
+                with Relay(console) as mailbox:
+                    TorchTrainer(
+                        _work,
+                        train_loop_config=task | {"mailbox": mailbox},
+                        scaling_config=scaling,
+                        run_config=RunConfig(name=STAGE, storage_path=str(scratch)),
+                    ).fit()
+                return
+            except TrainingFailedError as error:
+                if retries == 0 or not _a_worker_died(error):
+                    raise _ours(error) from error
+                retries -= 1
+                console.note("a training worker died: new ones go on from the last checkpoint")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -135,6 +142,17 @@ def _base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> 
         return None
     workspace = Path(config.compute.workspace).resolve()
     return _spec(config.name, recipe.base, dataset, None).folder(workspace)
+
+
+def _a_worker_died(error: Exception) -> bool:
+    """Whether a process was lost, rather than the work refused; survivors then fail, too."""
+    from ray.exceptions import RayError
+
+    failures = getattr(error, "worker_failures", {}).values()
+    return any(
+        isinstance(failure, RayError) or type(failure).__module__.startswith("ray.train")
+        for failure in failures
+    )
 
 
 def _ours(error: Exception) -> LorecastError:
@@ -150,6 +168,7 @@ def _work(task: Mapping[str, Any]) -> None:
     import ray.train
     import torch
 
+    from lorecast.training.checkpoints import Checkpoints
     from lorecast.training.splits import Splits
     from lorecast.training.trainer import TrainedModel, new_model, train, write
 
@@ -162,7 +181,13 @@ def _work(task: Mapping[str, Any]) -> None:
     vectors = VectorsTable.open(task["vectors"]) if task["vectors"] else None
     splits = Splits.load(dataset, vectors, shard=rank, num_shards=world, device=device)
 
-    def fit(recipe: Recipe, base: Path | None) -> TrainedModel | None:
+    workspace = task["workspace"]
+    # After a restart some models are finished; all workers look before one finishes the next.
+    missing = [model for model in task["missing"] if find(workspace, model[1]) is None]
+    if world > 1:
+        torch.distributed.barrier()
+
+    def fit(recipe: Recipe, spec: StageSpec, base: Path | None) -> TrainedModel | None:
         if base is not None and world > 1:
             torch.distributed.barrier()  # rank 0 may have to write the backbone first
         of_recipe = vectors if recipe.uses_knowledge else None
@@ -173,15 +198,22 @@ def _work(task: Mapping[str, Any]) -> None:
             recipe,
             model,
             splits,
+            checkpoints=Checkpoints(_checkpoint(workspace, spec), task["checkpoint_s"]),
             on_rows=lambda rows: wire.advance(rows * world, **figures),
             on_epoch=lambda epoch: figures.update(epoch=epoch.epoch + 1, valid_auc=epoch.valid.auc),
         )
 
-    for recipe, spec, base in task["missing"]:
+    for recipe, spec, base in missing:
         if rank > 0:
-            fit(recipe, base)
+            fit(recipe, spec, base)
             continue
-        with build(task["workspace"], spec) as draft:
-            trained = fit(recipe, base)
+        with build(workspace, spec) as draft:
+            trained = fit(recipe, spec, base)
             assert trained is not None, "rank 0 measures"
             draft.facts.update(write(draft.path, trained, splits, dataset))
+        _checkpoint(workspace, spec).unlink(missing_ok=True)
+
+
+def _checkpoint(workspace: Path, spec: StageSpec) -> Path:
+    """Where a training that is under way keeps what it needs to go on."""
+    return workspace / STAGE / ".checkpoints" / f"{spec.fingerprint}.safetensors"

@@ -35,7 +35,6 @@ __all__ = [
     "EntityColumns",
     "ExperimentConfig",
     "Gate",
-    "Gate",
     "GeneratedField",
     "HEINConfig",
     "ImportedField",

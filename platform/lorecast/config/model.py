@@ -16,6 +16,9 @@ class KSERConfig(Section):
     dim: Positive = Field(32, description="width of the work space, d")
     heads: Positive = Field(4, description="attention heads")
     layers: Positive = Field(1, description="attention layers")
+    feed_forward: int = Field(
+        0, ge=0, description="hidden width of attention's feed-forward, in d; 0: none"
+    )
     gate_hidden: Positive = Field(128, description="hidden width of ESFNet")
     dropout: Fraction = Field(0.1, description="dropout in attention and feed-forward")
     gate: Gate = Field(
@@ -37,10 +40,10 @@ class KSERConfig(Section):
     def identity(self) -> dict[str, Any]:
         """Switches at their start are left out; `network` changes with what the code computes."""
         identity = super().identity()
-        for switch in ("gate", "top_k", "context", "align", "no_op"):
+        for switch in ("feed_forward", "gate", "top_k", "context", "align", "no_op"):
             if identity[switch] == type(self).model_fields[switch].default:
                 del identity[switch]
-        return identity | {"network": 2}
+        return identity | {"network": 3}
 
 
 class HEINConfig(Section):

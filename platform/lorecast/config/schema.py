@@ -3,7 +3,7 @@
 The defaults are the embedded world's experiment, so `ExperimentConfig()` is complete and runs.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,15 @@ class TrainingConfig(Section):
     batch_size: Positive = Field(1024, description="samples a step, over all workers")
     learning_rate: float = Field(1e-3, gt=0.0, description="AdamW's")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="arithmetic of products in training; weights stay float32"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        identity = super().identity()
+        if self.precision == "float32":
+            del identity["precision"]
+        return identity
 
 
 class RegistryConfig(Section):
@@ -85,6 +94,12 @@ class ComputeConfig(Section):
     encoders: Annotated[Positive, EXECUTION] = Field(1, description="text encoder actors")
     encoder_gpus: Annotated[float, EXECUTION] = Field(0.0, ge=0.0, description="GPUs an encoder")
     train_workers: Annotated[Positive, EXECUTION] = Field(1, description="data-parallel workers")
+    checkpoint_s: Annotated[float, EXECUTION] = Field(
+        60.0, ge=0.0, description="least time between two checkpoints of a training"
+    )
+    train_retries: Annotated[int, EXECUTION] = Field(
+        3, ge=0, description="how often training workers that died are started again"
+    )
     train_gpus: Annotated[bool, EXECUTION] = Field(False, description="one GPU a training worker")
     threads: Annotated[Positive | None, EXECUTION] = Field(
         None, description="torch threads a process; default: in training 1, else an even share"

@@ -1,16 +1,17 @@
 """Trains one click model: AdamW, batches by permutation of tensors in memory, early stop.
 
 The validation AUC chooses the epoch; whoever calls scores the test part once, afterwards. On a CPU
-the same model, samples, config and seed give the same figures. Where torch.distributed is
-initialised each process brings its shard, gradients are averaged, and rank 0 measures.
+the same model, samples, config and seed give the same figures, cut off and resumed or not. Where
+torch.distributed is initialised each process brings its shard, gradients are averaged, and rank 0
+measures.
 
 Shapes: B samples.
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -24,11 +25,14 @@ from lorecast.config import TrainingConfig
 from lorecast.errors import TrainingError
 from lorecast.models.click_model import ClickModel
 from lorecast.models.inputs import Batch
+from lorecast.training.checkpoints import Checkpoints, Progress
 from lorecast.training.metrics import Metrics
 from lorecast.training.splits import Labelled
 
 _SCORING_BATCH = 4096
 _STEPS_A_REPORT = 20
+_STEPS_A_SEGMENT = 500
+"""Between two places where randomness starts anew and a checkpoint may be taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,11 @@ class Epoch:
     train_s: float
     rows_per_second: float
     """Training alone, all processes together."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The epoch that `dataclasses.asdict` gave."""
+        return cls(**{**values, "valid": Metrics(**values["valid"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,63 +86,81 @@ def fit(
     *,
     seed: int,
     keeps_start: bool = False,
+    checkpoints: Checkpoints | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Fit:
     """Trains until validation AUC has not risen for `config.patience` epochs.
 
     `keeps_start`: the model as it comes is a candidate, too, so that it cannot get worse.
+    `checkpoints`: where the training goes on from, and leaves traces of itself.
     `on_rows` hears how many rows this process has trained since its last call; `on_epoch` is
     called on rank 0, which alone knows the epochs. Raises TrainingError if the loss is no number.
     """
     workers = _Workers.current()
     batch_size = max(1, config.batch_size // workers.count)
     steps = workers.fewest(math.ceil(len(train) / batch_size))
-    torch.manual_seed(seed + workers.rank)
-    shuffle = torch.Generator().manual_seed(seed + workers.rank)
-    forward = workers.share(model)
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         fused=True,
     )
-    epochs: list[Epoch] = []
-    best_epoch, best_auc, best_state = 0, -math.inf, dict[str, Tensor]()
-    start = None
-    if keeps_start and workers.rank == 0:
-        start = valid.metrics(predict(model, valid.rows))
-        best_auc, best_state = start.auc, _copy(model)
-    for number in range(1, config.epochs + 1):
-        started_s = time.monotonic()
-        order = torch.randperm(len(train), generator=shuffle)
+    found = checkpoints.load(model, optimizer) if checkpoints else None
+    done, best_state = found or (Progress(), dict[str, Tensor]())
+    epochs = [Epoch.from_dict(epoch) for epoch in done.epochs]
+    forward = workers.share(model, config.precision)
+    if keeps_start and done.start is None and workers.rank == 0:
+        done.start = asdict(valid.metrics(predict(model, valid.rows)))
+        best_state = _copy(model)
+    start = Metrics(**done.start) if done.start else None
+    first_auc = start.auc if start else -math.inf
+    saved_s = time.monotonic()
+
+    def keep(progress: Progress) -> None:
+        nonlocal saved_s
+        if checkpoints and workers.rank == 0:
+            if time.monotonic() - saved_s < checkpoints.every_s:
+                return
+            checkpoints.save(progress, model, best_state, optimizer)
+            saved_s = time.monotonic()
+
+    def is_over() -> bool:
+        ended = len(epochs) - done.best_epoch >= config.patience
+        return workers.any(ended and workers.rank == 0)
+
+    while done.epoch <= config.epochs and not is_over():
+        order = torch.randperm(
+            len(train),
+            generator=torch.Generator().manual_seed(_mixed(seed, workers.rank, done.epoch)),
+        )
         batches = torch.split(order, batch_size)[:steps]
-        loss = _train_epoch(forward, train, batches, optimizer, on_rows)
-        train_s = time.monotonic() - started_s
+        _train_epoch(forward, train, batches, optimizer, done, (seed, workers.rank), on_rows, keep)
+        loss = done.loss_sum / len(batches)
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss} in epoch {number}: lower training.learning_rate "
+                f"the loss is {loss} in epoch {done.epoch}: lower training.learning_rate "
                 f"(now {config.learning_rate:g})"
             )
         if workers.rank == 0:
-            valid_figures = valid.metrics(predict(model, valid.rows))
-            rows_per_second = workers.count * sum(map(len, batches)) / train_s
             epoch = Epoch(
-                epoch=number,
+                epoch=done.epoch,
                 train_loss=loss,
-                valid=valid_figures,
-                train_s=train_s,
-                rows_per_second=rows_per_second,
+                valid=valid.metrics(predict(model, valid.rows)),
+                train_s=done.train_s,
+                rows_per_second=workers.count * sum(map(len, batches)) / done.train_s,
             )
+            best_auc = epochs[done.best_epoch - 1].valid.auc if done.best_epoch else first_auc
             epochs.append(epoch)
             on_epoch(epoch)
-            if valid_figures.auc > best_auc:
-                best_epoch, best_auc, best_state = number, valid_figures.auc, _copy(model)
-        if workers.any(number - best_epoch >= config.patience and workers.rank == 0):
-            break
+            if epoch.valid.auc > best_auc:
+                done.best_epoch, best_state = done.epoch, _copy(model)
+        done.epochs = [asdict(epoch) for epoch in epochs]
+        done.epoch, done.step, done.loss_sum, done.train_s = done.epoch + 1, 0, 0.0, 0.0
+        keep(done)
     if best_state:
         model.load_state_dict(best_state)
-    return Fit(epochs=tuple(epochs), best_epoch=best_epoch, start=start)
+    return Fit(epochs=tuple(epochs), best_epoch=done.best_epoch, start=start)
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
@@ -171,14 +198,25 @@ def _train_epoch(
     train: Labelled,
     batches: Sequence[Tensor],
     optimizer: torch.optim.Optimizer,
+    done: Progress,
+    origin: tuple[int, int],
     on_rows: Callable[[int], None],
-) -> float:
-    """Mean loss a batch."""
+    keep: Callable[[Progress], None],
+) -> None:
+    """Trains on the batches that `done` lacks, and notes there what it has done."""
     forward.train()
-    total = torch.zeros((), device=train.label_B.device)
+    device = train.label_B.device
+    started_s = time.monotonic() - done.train_s
+    total = torch.tensor(done.loss_sum, dtype=torch.float64, device=device)
     unreported = 0
-    for step, index_B in enumerate(batches, 1):
-        index_B = index_B.to(total.device)
+    for step, index_B in enumerate(batches[done.step :], done.step):
+        if step % _STEPS_A_SEGMENT == 0:
+            if step > done.step:
+                done.step, done.loss_sum = step, float(total)
+                done.train_s = time.monotonic() - started_s
+                keep(done)
+            torch.manual_seed(_mixed(*origin, done.epoch, step))
+        index_B = index_B.to(device)
         logit_B = forward(train.rows.take(index_B))
         loss = F.binary_cross_entropy_with_logits(logit_B, train.label_B.index_select(0, index_B))
         optimizer.zero_grad()
@@ -186,10 +224,15 @@ def _train_epoch(
         optimizer.step()
         total += loss.detach()
         unreported += len(index_B)
-        if step % _STEPS_A_REPORT == 0 or step == len(batches):
+        if (step + 1) % _STEPS_A_REPORT == 0 or step + 1 == len(batches):
             on_rows(unreported)
             unreported = 0
-    return float(total / len(batches))
+    done.loss_sum, done.train_s = float(total), time.monotonic() - started_s
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed that differs wherever one of the numbers does."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass(frozen=True)
@@ -205,8 +248,10 @@ class _Workers:
             return cls(1, 0)
         return cls(distributed.get_world_size(), distributed.get_rank())
 
-    def share(self, model: nn.Module) -> nn.Module:
-        """The model, averaging its gradients over all."""
+    def share(self, model: nn.Module, precision: str) -> nn.Module:
+        """The model in training, averaging its gradients over all."""
+        if precision == "bfloat16":
+            model = _Autocast(model)
         return model if self.count == 1 else DistributedDataParallel(model, broadcast_buffers=False)
 
     def fewest(self, steps: int) -> int:
@@ -223,3 +268,17 @@ class _Workers:
         value = torch.tensor(int(number))
         distributed.all_reduce(value, operation)
         return int(value)
+
+
+class _Autocast(nn.Module):
+    """A model whose products run in bfloat16; weights and logits stay float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """logit_B."""
+        with torch.autocast(batch.item_row_B.device.type, torch.bfloat16):
+            logit_B: Tensor = self.model(batch)
+        return logit_B.float()

@@ -26,6 +26,7 @@ from lorecast.models.click_model import ClickModel
 from lorecast.models.feature_tables import feature_tables
 from lorecast.models.knowledge import Chunk, KnowledgeShape
 from lorecast.training import plots
+from lorecast.training.checkpoints import Checkpoints
 from lorecast.training.loop import Epoch, Fit, fit, mean_gates, predict
 from lorecast.training.metrics import Metrics
 from lorecast.training.recipe import Recipe
@@ -82,6 +83,7 @@ def train(
     model: ClickModel,
     splits: Splits,
     *,
+    checkpoints: Checkpoints | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> TrainedModel | None:
@@ -93,6 +95,7 @@ def train(
         recipe.training,
         seed=recipe.seed,
         keeps_start=recipe.is_residual,
+        checkpoints=checkpoints,
         on_rows=on_rows,
         on_epoch=on_epoch,
     )

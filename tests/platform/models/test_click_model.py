@@ -114,8 +114,7 @@ def test_parameter_counts() -> None:
     own = 2 * fields * (d * d + d) + context * fields * d
     gate = by_all + own + 2 * fields * d
     ask = context * 2 * d + 2 * 2 * d
-    feed_forward = 2 * (d * 4 * d) + 4 * d + d
-    align = ask + 2 * d * d + d + (d * d + d) + 2 * 2 * d + feed_forward
+    align = ask + 2 * d * d + d + (d * d + d) + 2 * d
     output = d * 32 + 32
     added = project + gate + align + output + 2 * 32 * 200
     assert count(planted.SHAPE) == count(None) + added

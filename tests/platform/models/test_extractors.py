@@ -258,7 +258,7 @@ def test_an_identity_holds_what_its_extractor_reads() -> None:
         "layers": 1,
         "gate_hidden": 128,
         "dropout": 0.1,
-        "network": 2,
+        "network": 3,
     }
     assert not {"hein", "shuffle_knowledge"} & set(kser)
     assert kser == identity(hein={"shared": 5}, shuffle_knowledge=False)

@@ -11,7 +11,9 @@ from lorecast.models.knowledge import Chunk, KnowledgeShape, SideKnowledge, gath
 from tests import planted
 
 COUNTS = FieldCounts(target=2, history=3, extra=1, dim=8)
-CONFIG = ModelConfig(embedding_dim=8, kser=KSERConfig(dim=12, heads=3, gate_hidden=16))
+CONFIG = ModelConfig(
+    embedding_dim=8, kser=KSERConfig(dim=12, heads=3, gate_hidden=16, feed_forward=2)
+)
 
 
 def _fields(batch: int = 4) -> Fields:

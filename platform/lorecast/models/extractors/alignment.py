@@ -33,10 +33,18 @@ class Alignment(nn.Module):
         self.no_op_key_d = nn.Parameter(torch.zeros(width)) if config.no_op else None
         self.output = linear(width, width)
         self.norm = nn.LayerNorm(width)
-        self.feed_forward = nn.Sequential(
-            linear(width, 4 * width), nn.GELU(), linear(4 * width, width), nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = (
+            nn.Sequential(
+                linear(width, config.feed_forward * width),
+                nn.GELU(),
+                linear(config.feed_forward * width, width),
+                nn.Dropout(dropout),
+            )
+            if config.feed_forward
+            else None
         )
-        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward_norm = nn.LayerNorm(width) if config.feed_forward else None
         head_hd = torch.eye(heads).repeat_interleave(width // heads, dim=1)
         self.register_buffer("head_hd", head_hd, persistent=False)
 
@@ -47,9 +55,10 @@ class Alignment(nn.Module):
         both = [ask(asking_BK) for ask, asking_BK in zip(self.ask, asking, strict=True)]
         query_B2d, residual_B2d = torch.stack(both, dim=1).chunk(2, dim=2)
         read_B2d = self._read(query_B2d, key_value_BCI, gate_BC, mask_BC)
-        aligned_B2d = self.norm(residual_B2d + self.output(read_B2d))
-        result_B2d: Tensor = self.feed_forward_norm(aligned_B2d + self.feed_forward(aligned_B2d))
-        return result_B2d
+        aligned_B2d: Tensor = self.norm(residual_B2d + self.dropout(self.output(read_B2d)))
+        if self.feed_forward is not None and self.feed_forward_norm is not None:
+            aligned_B2d = self.feed_forward_norm(aligned_B2d + self.feed_forward(aligned_B2d))
+        return aligned_B2d
 
     def _read(
         self, query_B2d: Tensor, key_value_BCI: Tensor, gate_BC: Tensor, mask_BC: Tensor

@@ -36,9 +36,14 @@ def masked_mean(chunk_BCI: Tensor, mask_BC: Tensor) -> Tensor:
     return mean_BI
 
 
-def places(field_C: Sequence[int]) -> list[list[int]]:
-    """The chunks of each field."""
-    return [[c for c, own in enumerate(field_C) if own == f] for f in range(max(field_C) + 1)]
+def places(field_C: Sequence[int]) -> list[list[int] | slice]:
+    """Where the chunks of each field stand; a slice, which needs no copy, if they adjoin."""
+    found: list[list[int] | slice] = []
+    for field in range(max(field_C) + 1):
+        chunks = [place for place, own in enumerate(field_C) if own == field]
+        adjoin = chunks[-1] - chunks[0] + 1 == len(chunks)
+        found.append(slice(chunks[0], chunks[-1] + 1) if adjoin else chunks)
+    return found
 
 
 class FieldLinear(nn.Module):
@@ -52,7 +57,9 @@ class FieldLinear(nn.Module):
         maps = [linear(inputs, outputs) for _ in self._chunks_of_field]
         self.weight_FIO = nn.Parameter(torch.stack([m.weight.detach().T for m in maps]))
         self.bias_FO = nn.Parameter(torch.zeros(len(maps), outputs))
-        order = torch.tensor([c for chunks in self._chunks_of_field for c in chunks])
+        place_C = torch.arange(len(field_C))
+        order = torch.cat([place_C[chunks] for chunks in self._chunks_of_field])
+        self._in_order = bool((order == place_C).all())
         self.register_buffer("place_C", order.argsort(), persistent=False)
 
     def forward(self, chunk_UCI: Tensor, minus_CI: Tensor | None = None) -> Tensor:
@@ -61,12 +68,10 @@ class FieldLinear(nn.Module):
         for chunks, weight_IO, bias_O in zip(
             self._chunks_of_field, self.weight_FIO, self.bias_FO, strict=True
         ):
-            # One product a field; of the only field, without a copy.
-            own_UGI = chunk_UCI if len(chunks) == chunk_UCI.shape[1] else chunk_UCI[:, chunks]
-            part_UGO = own_UGI @ weight_IO
             bias_GO = bias_O if minus_CI is None else bias_O - minus_CI[chunks] @ weight_IO
-            parts.append(part_UGO + bias_GO)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)[:, self.place_C]
+            parts.append(chunk_UCI[:, chunks] @ weight_IO + bias_GO)
+        chunk_UCO = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return chunk_UCO if self._in_order else chunk_UCO[:, self.place_C]
 
 
 class ChunkProjection(nn.Module):

@@ -103,7 +103,11 @@ class SideLook(nn.Module):
 
 
 def gate_of(
-    gate: Gate, logit_BC: Tensor, mask_BC: Tensor, chunks_of_field: list[list[int]], top_k: int
+    gate: Gate,
+    logit_BC: Tensor,
+    mask_BC: Tensor,
+    chunks_of_field: Sequence[list[int] | slice],
+    top_k: int,
 ) -> Tensor:
     """gate_BC of logits, 0 where the mask is.
 
@@ -121,7 +125,7 @@ def gate_of(
         if gate == "top_k":
             kept_BG = torch.zeros_like(there_BG)
             kept_BG = kept_BG.scatter(
-                1, logit_BG.topk(min(top_k, len(chunks)), dim=1).indices, True
+                1, logit_BG.topk(min(top_k, logit_BG.shape[1]), dim=1).indices, True
             )
             part_BG = 2 * torch.sigmoid(logit_BG) * kept_BG
         else:
