@@ -51,11 +51,22 @@ def run_all(
     console: Console,
 ) -> list[Artifact]:
     """As `run`, for several models (strategy, seed); `vectors` may be None if all are `base`."""
-    workspace = Path(config.compute.workspace)
     recipes = [
         Recipe(model=config.model, training=config.training, strategy=strategy, seed=seed)
         for strategy, seed in models
     ]
+    return run_recipes(config, dataset, vectors, recipes, console)
+
+
+def run_recipes(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    vectors: VectorsTable | None,
+    recipes: Sequence[Recipe],
+    console: Console,
+) -> list[Artifact]:
+    """As `run_all`, for models that differ in more than strategy and seed."""
+    workspace = Path(config.compute.workspace)
     specs = [_spec(config.name, recipe, dataset, vectors) for recipe in recipes]
     # Backbones come before what is built on them.
     bases = [recipe.base for recipe in recipes if recipe.is_residual]

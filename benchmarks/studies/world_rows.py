@@ -1,0 +1,44 @@
+"""The rows of the studies on the embedded world: individual knowledge by its own LLM."""
+
+from benchmarks.studies.grid import ROOT, Grid, Row
+
+SEEDS = (0, 1, 2, 3, 4)
+NINE = ("din", "dien", "dcn", "dcnv2", "deepfm", "xdeepfm", "autoint", "fibinet", "fignn")
+"""KAR's backbones."""
+METHODS = ("base", "hein", "kser", "extractor only")
+ABLATIONS = {
+    "without ESFNet": ("model.kser.gate=none",),
+    "without alignment": ("model.kser.align=false",),
+    "without both": ("model.kser.gate=none", "model.kser.align=false"),
+    "gates without context": ("model.kser.context=false",),
+    "shuffled": ("model.shuffle_knowledge=true",),
+    "naive": ("model.extractor=naive",),
+    "one MLP": ("model.extractor=mlp",),
+    "MoE": ("model.extractor=moe",),
+}
+"""On DIN, beside the four methods."""
+# What texts of the world differ in: HEIN needs it to learn at all, KSER does as well with all 384.
+_COMMON = ("encoding.components=64",)
+
+
+def methods(backbone: str) -> tuple[Row, ...]:
+    """The four methods on one backbone."""
+    own = (f"model.backbone={backbone}",)
+    return (
+        Row(f"{backbone}: base", "base", own),
+        Row(f"{backbone}: hein", "all_parameters", (*own, "model.extractor=hein")),
+        Row(f"{backbone}: kser", "all_parameters", own),
+        Row(f"{backbone}: extractor only", "extractor_only", own),
+    )
+
+
+def ablations() -> tuple[Row, ...]:
+    """KSER on DIN without its parts, the controls, and knowledge of others."""
+    return tuple(
+        Row(f"din: {name}", "all_parameters", overrides) for name, overrides in ABLATIONS.items()
+    )
+
+
+def grid(rows: tuple[Row, ...]) -> Grid:
+    """These rows on the world, five seeds."""
+    return Grid(ROOT / "configs" / "world.yaml", _COMMON, rows, SEEDS)
