@@ -192,6 +192,9 @@ class ModelConfig(Section):
     )
     kser: KSERConfig = Field(KSERConfig(), description="extractor: kser; mean uses its dim")
     hein: HEINConfig = Field(HEINConfig(), description="extractor: hein, moe, mlp (its experts)")
+    item_field: bool = Field(
+        False, description="the items' texts as one more field of every item, histories included"
+    )
     shuffle_knowledge: bool = Field(
         False, description="a control: entities get each other's texts, always the same ones"
     )
@@ -207,11 +210,16 @@ class ModelConfig(Section):
                 del identity[key]
         if own:
             identity["backbone_code"] = code_fingerprint(self.backbone)
-        read = {"hein": identity.pop("hein"), "shuffled": identity.pop("shuffle_knowledge")}
+        read = {
+            "hein": identity.pop("hein"),
+            "item_field": identity.pop("item_field"),
+            "shuffled": identity.pop("shuffle_knowledge"),
+        }
         if self.extractor not in ("hein", "moe", "mlp"):
             del read["hein"]
-        if not self.shuffle_knowledge:
-            del read["shuffled"]
+        for switch in ("item_field", "shuffled"):
+            if not read[switch]:
+                del read[switch]
         if read:
             identity["extractor"] = {"name": self.extractor, **read}
         if self.extractor not in ("kser", "mean"):

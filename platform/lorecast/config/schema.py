@@ -128,4 +128,9 @@ class ExperimentConfig(Section):
                 "training.strategies has 'extractor_only', for which model.extractor must be "
                 "'kser' with model.kser.align: others add fields that a trained backbone lacks"
             )
+        if "extractor_only" in self.training.strategies and self.model.item_field:
+            raise ValueError(
+                "training.strategies has 'extractor_only', which model.item_field rules out: it "
+                "adds a field that a trained backbone lacks"
+            )
         return self

@@ -6,6 +6,7 @@ Shapes: B batch, C chunks of knowledge.
 from collections.abc import Callable, Mapping
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from lorecast.config import ModelConfig, Side
@@ -26,12 +27,13 @@ from lorecast.models.backbones.xdeepfm import XDeepFM
 from lorecast.models.extractors import Extractor
 from lorecast.models.extractors.controls import MoE, Naive, SharedMLP, chunk_mean
 from lorecast.models.extractors.hein import HEIN
+from lorecast.models.extractors.item_field import ItemField
 from lorecast.models.extractors.kser import KSER
 from lorecast.models.feature_tables import SideFeatures
 from lorecast.models.features import FeatureEmbedding
-from lorecast.models.inputs import Batch, FieldCounts
+from lorecast.models.inputs import Batch, FieldCounts, Fields
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather, gather_side, shuffled
-from lorecast.models.prestored import EntityTables, Known
+from lorecast.models.prestored import EntityTables, Known, StoredRows
 
 _BACKBONES: dict[str, type[nn.Module]] = {
     "din": DIN,
@@ -82,6 +84,10 @@ class ClickModel(nn.Module):
         super().__init__()
         self.features = FeatureEmbedding(schema, config.embedding_dim)
         counts = self.features.counts
+        self.item_field = None
+        if knowledge and config.item_field:
+            self.item_field = ItemField(knowledge, config.embedding_dim)
+            counts = counts._replace(target=counts.target + 1, history=counts.history + 1)
         if residual:
             assert knowledge
             assert config.extractor == "kser", "the residual form is KSER's"
@@ -151,10 +157,12 @@ class ClickModel(nn.Module):
         if self.extractor:
             assert self._vectors, "attach the vectors first"
             self.extractor.start_from(self._vectors)
+            if self.item_field:
+                self.item_field.start_from(self._vectors)
 
     def forward(self, batch: Batch) -> Tensor:
         """logit_B. Raises TrainingError if the backbone gives something else."""
-        fields = self.features(batch)
+        fields = self._fields(batch)
         if self._residual:
             assert isinstance(self.extractor, KSER)
             fields = self.extractor.shift(fields, self._known(batch))
@@ -168,19 +176,41 @@ class ClickModel(nn.Module):
     def gates(self, batch: Batch) -> Tensor:
         """gate_BC: ESFNet's weights, in the order of `KnowledgeShape.all_chunks`; 0: no text."""
         assert isinstance(self.extractor, KSER), "ask `has_gates` first"
-        return self.extractor.gates(self.features(batch), self._known(batch))
+        return self.extractor.gates(self._fields(batch), self._known(batch))
+
+    def _fields(self, batch: Batch) -> Fields:
+        """The features' fields and, of items, the one from their texts."""
+        fields: Fields = self.features(batch, self._field_of_items if self.item_field else None)
+        return fields
+
+    def _field_of_items(self, row_U: Tensor) -> Tensor:
+        """field_UE of distinct items."""
+        assert self.item_field, "the experiment wants none"
+        if self._prestored:
+            stored_UE = self._prestored.rows("item", row_U)[:, -self.item_field.width :]
+            return stored_UE
+        assert self._vectors, "attach the vectors first"
+        field_UE: Tensor = self.item_field(gather_side(self._vectors, "item", row_U))
+        return field_UE
 
     def entity_rows(self, side: Side, row_U: Tensor) -> Tensor:
-        """row_UI: what the extractor makes of entities by themselves; rows are distinct and in
-        order."""
+        """row_UI: what the extractor and, last, the item field make of entities by themselves;
+        rows are distinct and in order."""
         assert self.extractor, "a bare backbone has none"
         assert self._vectors, "attach the vectors first"
-        return self.extractor.entity_rows(side, gather_side(self._vectors, side, row_U))
+        known = gather_side(self._vectors, side, row_U)
+        row_UI = self.extractor.entity_rows(side, known)
+        if side == "item" and self.item_field:
+            row_UI = torch.cat([row_UI, self.item_field(known)], dim=1)
+        return row_UI
 
     def _known(self, batch: Batch) -> Mapping[Side, Known]:
         assert self.knowledge
         if self._prestored:
-            return self._prestored.gather(batch)
+            known = self._prestored.gather(batch)
+            if self.item_field:
+                known["item"] = StoredRows(known["item"].row_BI[:, : -self.item_field.width])
+            return known
         assert self._vectors, "attach the vectors first"
         return gather(self._vectors, self.knowledge, batch)
 

@@ -9,7 +9,7 @@ places, U distinct items, K = N·E, X extra fields (the user's features, the con
 width. As stored, V rows of the table make N fields: A of them one each, G of several or a number.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -63,10 +63,11 @@ class FeatureEmbedding(nn.Module):
         self._items.attach(np.hstack([ids, items.codes]), items)
         self._users.attach(users.codes, users)
 
-    def forward(self, batch: Batch) -> Fields:
-        """The batch's fields."""
+    def forward(self, batch: Batch, item_field: Callable[[Tensor], Tensor] | None = None) -> Fields:
+        """The batch's fields. `item_field`: rows of distinct items to one more field of each,
+        field_UE; it must be zero for row 0."""
         row_BP = torch.cat([batch.item_row_B[:, None], batch.history_item_BL], dim=1)
-        row_U, place_BP = self._distinct(row_BP)
+        row_U, place_BP = self._distinct(row_BP, few=item_field is not None)
         code_UV, code_BV = self._items.codes(row_U), self._users.codes(batch.user_row_B)
         # One look-up for all: each has a gradient as large as the table.
         codes = [code_UV, self._rating_codes, code_BV, *self._context(batch)]
@@ -76,6 +77,8 @@ class FeatureEmbedding(nn.Module):
             for code, rows in zip(codes, found.split([c.numel() for c in codes]), strict=True)
         )
         item_UNE = self._items.fields(item_UVE, row_U)
+        if item_field is not None and row_U is not None:
+            item_UNE = torch.cat([item_UNE, item_field(row_U)[:, None]], dim=1)
         extra_BXE = self._users.fields(user_BVE, batch.user_row_B)
         if context:
             extra_BXE = torch.cat([extra_BXE, *context], dim=1)
@@ -93,12 +96,13 @@ class FeatureEmbedding(nn.Module):
             user_row_B=batch.user_row_B,
         )
 
-    def _distinct(self, row_BP: Tensor) -> tuple[Tensor | None, Tensor]:
+    def _distinct(self, row_BP: Tensor, *, few: bool) -> tuple[Tensor | None, Tensor]:
         """(row_U, place_BP): items, each once, and where each place's is.
 
-        Of a small catalogue all items (None), which costs less than finding out which occur.
+        Of a small catalogue all items (None), which costs less than finding out which occur, unless
+        `few` of them are wanted.
         """
-        if self._items.num_rows <= row_BP.numel():
+        if self._items.num_rows <= row_BP.numel() and not few:
             return None, row_BP.long()
         row_U, place_BP = torch.unique(row_BP, return_inverse=True)
         return row_U, place_BP

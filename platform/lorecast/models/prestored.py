@@ -50,9 +50,9 @@ class EntityTables:
     def gather(self, batch: Batch) -> dict[Side, StoredRows]:
         """The rows of the batch's users and items."""
         rows = {"item": batch.item_row_B, "user": batch.user_row_B}
-        return {
-            side: StoredRows(
-                torch.from_numpy(table.take(rows[side].cpu().numpy(), axis=0)).to(rows[side].device)
-            )
-            for side, table in self.tables.items()
-        }
+        return {side: StoredRows(self.rows(side, rows[side])) for side in self.tables}
+
+    def rows(self, side: Side, row_B: Tensor) -> Tensor:
+        """row_BI of one side's entities."""
+        row_BI = self.tables[side].take(row_B.cpu().numpy(), axis=0)
+        return torch.from_numpy(row_BI).to(row_B.device)
