@@ -41,9 +41,16 @@ POINTS = {
     "2h": "generation_leaks",
     "2i": "generation_bad_input",
     "2j": "audit_world",
+    "3a": "world_methods",
+    "3b": "world_gates",
+    "3c": "collm_split",
+    "3e": "training_cost",
     "3f": "race_fuxictr",
     "3g": "race_kar",
     "3h": "gauc_speed",
+    "3i": "two_workers",
+    "3j": "training_kill",
+    "3k": "model_bad_input",
 }
 
 

@@ -46,7 +46,7 @@ class Grid:
 
     def run(self, processes: int = 2) -> dict[str, list[Artifact]]:
         """Every row's models in the order of the seeds; `processes` train side by side."""
-        pipeline = Pipeline(self._experiment(), Console())
+        pipeline = Pipeline(self.experiment(), Console())
         dataset = pipeline.dataset
         uses_knowledge = any(row.strategy != "base" for row in self.rows)
         vectors = VectorsTable.open(pipeline.encode().path) if uses_knowledge else None
@@ -68,7 +68,8 @@ class Grid:
             assert process.stdin
             process.stdin.write(json.dumps({"grid": self._to_dict(), "seeds": share, **places}))
             process.stdin.close()
-        if any([process.wait() for process in running]):
+        codes = [process.wait() for process in running]
+        if any(codes):
             raise SystemExit("a part of the study failed; run it again to go on")
         found = self.train(dataset, vectors, self.seeds)
         return {
@@ -82,7 +83,7 @@ class Grid:
         """The models of these seeds, row by row."""
         recipes = []
         for row in self.rows:
-            config = self._experiment(*row.overrides)
+            config = self.experiment(*row.overrides)
             recipes += [
                 Recipe(
                     model=config.model,
@@ -92,9 +93,10 @@ class Grid:
                 )
                 for seed in seeds
             ]
-        return train.run_recipes(self._experiment(), dataset, vectors, recipes, Console())
+        return train.run_recipes(self.experiment(), dataset, vectors, recipes, Console())
 
-    def _experiment(self, *overrides: str) -> ExperimentConfig:
+    def experiment(self, *overrides: str) -> ExperimentConfig:
+        """The experiment of all rows, with further overrides."""
         place = [f"compute.workspace={ROOT / 'workspace'}", "compute.threads=1"]
         return load_config(self.config, [*place, *self.common, *overrides])
 
