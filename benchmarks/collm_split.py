@@ -36,6 +36,7 @@ _SETTINGS = (
 )
 _KNOWLEDGE = {
     "kser": ("model.item_field=true",),
+    "mean": ("model.item_field=true", "model.extractor=mean"),
     "naive": ("model.item_field=true", "model.extractor=naive"),
 }
 
