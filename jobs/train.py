@@ -119,6 +119,7 @@ def _train(
         ],
         "threads": config.compute.threads,
         "checkpoint_s": config.compute.checkpoint_s,
+        "most_bytes": int(config.compute.train_memory_gib * 2**30),
     }
     resources = {"CPU": float(config.compute.threads or 1)}
     scaling = ScalingConfig(
@@ -190,7 +191,14 @@ def _work(task: Mapping[str, Any]) -> None:
     wire = Wire(task["mailbox"] if rank == 0 else None)
     dataset = Dataset.open(task["dataset"])
     vectors = VectorsTable.open(task["vectors"]) if task["vectors"] else None
-    splits = Splits.load(dataset, vectors, shard=rank, num_shards=world, device=device)
+    splits = Splits.load(
+        dataset,
+        vectors,
+        shard=rank,
+        num_shards=world,
+        device=device,
+        most_bytes=task["most_bytes"],
+    )
 
     workspace = task["workspace"]
     # After a restart some models are finished; all workers look before one finishes the next.

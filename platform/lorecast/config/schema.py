@@ -100,6 +100,9 @@ class ComputeConfig(Section):
     train_retries: Annotated[int, EXECUTION] = Field(
         3, ge=0, description="how often training workers that died are started again"
     )
+    train_memory_gib: Annotated[float, EXECUTION] = Field(
+        8.0, gt=0.0, description="samples of a training worker beyond this are memory-mapped, GiB"
+    )
     train_gpus: Annotated[bool, EXECUTION] = Field(False, description="one GPU a training worker")
     threads: Annotated[Positive | None, EXECUTION] = Field(
         None, description="torch threads a process; default: in training 1, else an even share"

@@ -1,7 +1,10 @@
 """Samples as contiguous arrays. Legend: B samples, L history, K context features."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,10 +69,19 @@ class Samples:
         return Samples(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
-def load_samples(dataset: Dataset, split: Split, shard: int = 0, num_shards: int = 1) -> Samples:
+def load_samples(
+    dataset: Dataset,
+    split: Split,
+    shard: int = 0,
+    num_shards: int = 1,
+    *,
+    most_bytes: int | None = None,
+) -> Samples:
     """Shard `shard` of a split: a contiguous run of its rows; sizes differ by at most one.
 
-    Peak memory is the result plus one row group. Raises InputError if the split is empty.
+    Peak memory is the result plus one row group. A result above `most_bytes` lies in memory-mapped
+    files without a name, which the system reads and drops by the page as rows are taken in any
+    order. Raises InputError if the split is empty.
     """
     assert 0 <= shard < num_shards
     parts = sorted(samples_folder(dataset.path, split).glob("*.parquet"))
@@ -79,7 +91,7 @@ def load_samples(dataset: Dataset, split: Split, shard: int = 0, num_shards: int
         raise InputError(f"{dataset.path}: the split {split!r} has no samples; prepare again")
     first, last = num_rows * shard // num_shards, num_rows * (shard + 1) // num_shards
     contexts = list(dataset.schema.context)
-    samples = _allocate(last - first, dataset.history_length, len(contexts))
+    samples = _allocate(last - first, dataset.history_length, len(contexts), most_bytes)
     start = 0
     for file in files:
         for group in range(file.num_row_groups):
@@ -103,17 +115,33 @@ _COLUMNS = {
 }
 
 
-def _allocate(num_rows: int, history_length: int, num_contexts: int) -> Samples:
+def _allocate(
+    num_rows: int, history_length: int, num_contexts: int, most_bytes: int | None
+) -> Samples:
+    columns: dict[str, tuple[type[np.integer], tuple[int, ...]]] = {
+        "user_row_B": (np.int32, ()),
+        "item_row_B": (np.int32, ()),
+        "label_B": (np.int8, ()),
+        "timestamp_B": (np.int64, ()),
+        "position_B": (np.int32, ()),
+        "history_item_BL": (np.int32, (history_length,)),
+        "history_rating_BL": (np.int8, (history_length,)),
+        "context_BK": (np.int32, (num_contexts,)),
+    }
+    sizes = [np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in columns.values()]
+    is_large = most_bytes is not None and num_rows * sum(sizes) > most_bytes
+    create: Callable[..., Any] = _mapped if is_large else np.empty
     return Samples(
-        user_row_B=np.empty(num_rows, np.int32),
-        item_row_B=np.empty(num_rows, np.int32),
-        label_B=np.empty(num_rows, np.int8),
-        timestamp_B=np.empty(num_rows, np.int64),
-        position_B=np.empty(num_rows, np.int32),
-        history_item_BL=np.empty((num_rows, history_length), np.int32),
-        history_rating_BL=np.empty((num_rows, history_length), np.int8),
-        context_BK=np.empty((num_rows, num_contexts), np.int32),
+        **{name: create((num_rows, *shape), dtype) for name, (dtype, shape) in columns.items()}
     )
+
+
+def _mapped(shape: tuple[int, ...], dtype: type[np.integer]) -> NDArray[np.integer]:
+    """An array in a file that is gone with it."""
+    if not math.prod(shape):
+        return np.empty(shape, dtype)
+    with TemporaryFile(prefix="lorecast-samples-") as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def _fill(target: Samples, table: pa.Table, contexts: Sequence[str]) -> None:

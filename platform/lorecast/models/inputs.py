@@ -33,7 +33,7 @@ class Batch:
 
     @classmethod
     def of(cls, samples: Samples) -> Self:
-        """All samples as int32 tensors in memory."""
+        """All samples as tensors that share their memory."""
         rows: list[NDArray[np.integer]] = [
             samples.user_row_B,
             samples.item_row_B,
@@ -42,7 +42,7 @@ class Batch:
         ]
         if samples.context_BK.shape[1]:
             rows.append(samples.context_BK)
-        return cls(*(torch.from_numpy(array.astype(np.int32)) for array in rows))
+        return cls(*map(torch.from_numpy, rows))
 
     def take(self, index: Tensor) -> Self:
         """The samples at `index`, in its order."""

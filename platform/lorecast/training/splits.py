@@ -68,15 +68,16 @@ class Splits:
         shard: int = 0,
         num_shards: int = 1,
         device: torch.device | None = None,
+        most_bytes: int | None = None,
     ) -> Self:
-        """Reads the dataset's samples.
+        """Reads the dataset's samples; `most_bytes` as in `load_samples`, of the training part.
 
         Raises TrainingError if a part has no samples or only one class, and LeakageError if
         knowledge in `vectors` has seen a sample.
         """
         device = device or torch.device("cpu")
         parts: dict[Split, Samples] = {
-            "train": load_samples(dataset, "train", shard, num_shards),
+            "train": load_samples(dataset, "train", shard, num_shards, most_bytes=most_bytes),
             "valid": load_samples(dataset, "valid"),
             "test": load_samples(dataset, "test"),
         }

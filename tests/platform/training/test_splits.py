@@ -2,7 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.errors import LeakageError
 from lorecast.training.splits import Splits
@@ -27,3 +29,18 @@ def test_knowledge_up_to_the_first_sample_is_fair_and_one_later_leaks(
     planted = type(vectors).open(vectors.path)
     with pytest.raises(LeakageError, match=r"has seen samples.*user 'u5'"):
         Splits.load(tiny_dataset, planted)
+
+
+def test_samples_that_do_not_fit_are_memory_mapped_and_the_same(tiny_dataset: Dataset) -> None:
+    whole = Splits.load(tiny_dataset, None).train
+    mapped = load_samples(tiny_dataset, "train", most_bytes=1000)
+    assert all(isinstance(getattr(mapped, name), np.memmap) for name in ("item_row_B", "label_B"))
+    train = Splits.load(tiny_dataset, None, most_bytes=1000).train
+    order = torch.randperm(len(whole))
+    for found, expected in zip(
+        vars(train.rows.take(order)).values(), vars(whole.rows.take(order)).values(), strict=True
+    ):
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert torch.equal(found, expected)
+    assert torch.equal(train.label_B, whole.label_B)
