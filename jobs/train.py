@@ -119,6 +119,7 @@ def _train(
         ],
         "threads": config.compute.threads,
         "checkpoint_s": config.compute.checkpoint_s,
+        "compiles": config.compute.train_compile,
         "most_bytes": int(config.compute.train_memory_gib * 2**30),
     }
     resources = {"CPU": float(config.compute.threads or 1)}
@@ -218,6 +219,7 @@ def _work(task: Mapping[str, Any]) -> None:
             model,
             splits,
             checkpoints=Checkpoints(_checkpoint(workspace, spec), task["checkpoint_s"]),
+            compiles=task["compiles"],
             on_rows=lambda rows: wire.advance(rows * world, **figures),
             on_epoch=lambda epoch: figures.update(epoch=epoch.epoch + 1, valid_auc=epoch.valid.auc),
         )

@@ -103,6 +103,9 @@ class ComputeConfig(Section):
     train_memory_gib: Annotated[float, EXECUTION] = Field(
         8.0, gt=0.0, description="samples of a training worker beyond this are memory-mapped, GiB"
     )
+    train_compile: Annotated[bool, EXECUTION] = Field(
+        False, description="torch.compile in training; half a minute to start, pays for long ones"
+    )
     train_gpus: Annotated[bool, EXECUTION] = Field(False, description="one GPU a training worker")
     threads: Annotated[Positive | None, EXECUTION] = Field(
         None, description="torch threads a process; default: in training 1, else an even share"

@@ -57,6 +57,7 @@ class Dice(nn.Module):
 
     def forward(self, x_RH: Tensor) -> Tensor:
         """The activated rows, same shape."""
+        x_RH = x_RH.float()  # statistics want full precision, wherever the rows come from
         by_batch = self.training and len(x_RH) > 1
         z_RH = F.batch_norm(x_RH, self.mean, self.var, training=by_batch, momentum=self._momentum)
         return x_RH * torch.lerp(self.alpha, torch.ones_like(self.alpha), torch.sigmoid(z_RH))

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -87,13 +87,15 @@ def fit(
     seed: int,
     keeps_start: bool = False,
     checkpoints: Checkpoints | None = None,
+    compiles: bool = False,
     on_rows: Callable[[int], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Fit:
     """Trains until validation AUC has not risen for `config.patience` epochs.
 
     `keeps_start`: the model as it comes is a candidate, too, so that it cannot get worse.
-    `checkpoints`: where the training goes on from, and leaves traces of itself.
+    `checkpoints`: where the training goes on from, and leaves traces of itself. `compiles`: its
+    steps run through torch.compile.
     `on_rows` hears how many rows this process has trained since its last call; `on_epoch` is
     called on rank 0, which alone knows the epochs. Raises TrainingError if the loss is no number.
     """
@@ -109,7 +111,7 @@ def fit(
     found = checkpoints.load(model, optimizer) if checkpoints else None
     done, best_state = found or (Progress(), dict[str, Tensor]())
     epochs = [Epoch.from_dict(epoch) for epoch in done.epochs]
-    forward = workers.share(model, config.precision)
+    forward = workers.share(_in_training(model, config.precision, compiles))
     if keeps_start and done.start is None and workers.rank == 0:
         done.start = asdict(valid.metrics(predict(model, valid.rows)))
         best_state = _copy(model)
@@ -248,10 +250,8 @@ class _Workers:
             return cls(1, 0)
         return cls(distributed.get_world_size(), distributed.get_rank())
 
-    def share(self, model: nn.Module, precision: str) -> nn.Module:
-        """The model in training, averaging its gradients over all."""
-        if precision == "bfloat16":
-            model = _Autocast(model)
+    def share(self, model: nn.Module) -> nn.Module:
+        """The model, averaging its gradients over all."""
         return model if self.count == 1 else DistributedDataParallel(model, broadcast_buffers=False)
 
     def fewest(self, steps: int) -> int:
@@ -268,6 +268,16 @@ class _Workers:
         value = torch.tensor(int(number))
         distributed.all_reduce(value, operation)
         return int(value)
+
+
+def _in_training(model: nn.Module, precision: str, compiles: bool) -> nn.Module:
+    """The model as its steps run it; weights and buffers are its own."""
+    if precision == "bfloat16":
+        model = _Autocast(model)
+    if compiles:
+        # Sizes that follow the distinct users and items of a batch differ from step to step.
+        model = cast(nn.Module, torch.compile(model, dynamic=True))
+    return model
 
 
 class _Autocast(nn.Module):

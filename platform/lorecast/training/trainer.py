@@ -84,6 +84,7 @@ def train(
     splits: Splits,
     *,
     checkpoints: Checkpoints | None = None,
+    compiles: bool = False,
     on_rows: Callable[[int], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> TrainedModel | None:
@@ -96,6 +97,7 @@ def train(
         seed=recipe.seed,
         keeps_start=recipe.is_residual,
         checkpoints=checkpoints,
+        compiles=compiles,
         on_rows=on_rows,
         on_epoch=on_epoch,
     )

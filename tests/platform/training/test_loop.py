@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ CONFIG = TrainingConfig(epochs=6, batch_size=256, learning_rate=3e-3)
 
 
 def _train(
-    knowledge: str, config: TrainingConfig = CONFIG, seed: int = 0
+    knowledge: str, config: TrainingConfig = CONFIG, seed: int = 0, *, compiles: bool = False
 ) -> tuple[Fit, ClickModel, Labelled]:
     rng = np.random.default_rng(0)
     samples, vectors = planted.world(rng, 12_000)
@@ -30,7 +31,7 @@ def _train(
         ModelConfig(embedding_dim=8), planted.SCHEMA, planted.SHAPE if knowledge != "none" else None
     )
     model.attach(*planted.codes(rng), vectors if knowledge != "none" else None)
-    return fit(model, train, valid, config, seed=seed), model, test
+    return fit(model, train, valid, config, seed=seed, compiles=compiles), model, test
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,18 @@ def test_the_best_epoch_is_kept_and_patience_ends_training() -> None:
     assert len(seen) == done.best_epoch + 2 < 40
     assert valid.metrics(predict(model, valid.rows)).auc == max(seen) == done.valid.auc
     assert sum(rows) == len(train) * len(seen)
+
+
+@pytest.mark.parametrize("how", ["bfloat16", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_other_arithmetic_learns_as_much(
+    how: str, true_knowledge: tuple[Fit, ClickModel, Labelled]
+) -> None:
+    config = CONFIG.model_copy(update={"precision": how} if how == "bfloat16" else {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own imports are deprecated
+        found = _train("true", config, compiles=how == "compiled")[0]
+    assert found.valid.auc == pytest.approx(true_knowledge[0].valid.auc, abs=0.01)
+    assert found.epochs[0].train_loss != true_knowledge[0].epochs[0].train_loss
 
 
 def test_a_loss_that_is_no_number_is_said() -> None:
