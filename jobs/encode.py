@@ -1,9 +1,9 @@
 """encode: the usable texts of a knowledge table to the vectors table.
 
-Each distinct text is encoded once, in blocks on Ray Data, and scattered to wherever it stands.
+Each distinct text is encoded once in a workspace, in blocks on Ray Data, and scattered to wherever
+it stands.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
@@ -28,6 +28,7 @@ from lorecast.encoding.encoder import (
     find_encoder,
 )
 from lorecast.encoding.scatter import SIDES, Scatter, chunk_names, history_end
+from lorecast.encoding.stored import SortedTexts, VectorStore
 from lorecast.encoding.vectors import HISTORY_END, STAGE, ChunkName
 from lorecast.errors import EncodingError
 from lorecast.jobs.blocks import Columns, map_blocks, open_block, thread_environment, write_blocks
@@ -50,8 +51,11 @@ def run(
 ) -> Artifact:
     """The vectors table of `knowledge`. `make_encoder` replaces sentence-transformers.
 
+    Texts that this encoder has met before in the workspace come from its `VectorStore`; the vectors
+    are the same as without it, up to what the other texts of a batch change in the rounding.
+
     Raises EncodingError if the encoder is missing, cannot be loaded or has fewer dimensions than
-    encoding.components, or no text is usable.
+    encoding.components, no text is usable, or the store is damaged or cannot grow.
     """
     model = find_encoder(config.encoding.model)
     spec = StageSpec(
@@ -115,31 +119,34 @@ def _encode(
     console: Console,
 ) -> int:
     """Writes the arrays of all sides that have texts and returns the width of the encoder."""
-    compute, components = config.compute, config.encoding.components
+    components = config.encoding.components
+    started_s = time.monotonic()
     encoded = texts["text"].combine_chunks().dictionary_encode()
-    distinct = pa.table(
-        {"place": pa.array(np.arange(len(encoded.dictionary))), "text": encoded.dictionary}
-    )
-    folder = draft.path / "texts"
-    blocks = write_blocks([distinct], folder, _BLOCK_TEXTS)
+    store = VectorStore.of(Path(config.compute.workspace), model, config.encoding)
+    distinct = store.sort(encoded.dictionary)
+    if distinct.num_stored:
+        console.note(
+            f"texts encoded before: {distinct.num_stored:,} of {len(distinct.texts):,} distinct"
+        )
     num_rows: dict[Side, int] = {
         "item": dataset.schema.num_items,
         "user": dataset.schema.num_users,
     }
-    started_s = time.monotonic()
-    scatter = Scatter(texts, encoded.indices.to_numpy(), chunks, num_rows, draft.path)
-    vectors = _encoded_blocks(blocks, compute, model, make_encoder)
-    with closing(vectors), console.progress("encode", distinct.num_rows) as task:
-        for block in vectors:
-            if components and components > (width := block["vector"].shape[1]):
+    place_N = distinct.place_S[encoded.indices.to_numpy()]
+    scatter = Scatter(texts, place_N, chunks, num_rows, draft.path)
+    num_new = len(distinct.texts) - distinct.num_stored
+    vectors = _vectors(distinct, store, config.compute, model, make_encoder, draft.path)
+    with closing(vectors), console.progress("encode", num_new) as task:
+        for place_M, vector_MD in vectors:
+            if components and components > (width := vector_MD.shape[1]):
                 raise EncodingError(
                     f"encoding.components is {components}, but {config.encoding.model} has "
                     f"{width} dimensions: set at most {width}, or null for all of them"
                 )
-            scatter.put(block["place"], block["vector"])
-            task.advance(len(block["place"]))
+            scatter.put(place_M, vector_MD)
+            if place_M[0] >= distinct.num_stored:
+                task.advance(len(place_M))
     dim = scatter.close()
-    shutil.rmtree(folder)
     if components:
         sides = [side for side in SIDES if chunks[side]]
         kept = keep_components(draft.path, sides, components)
@@ -149,9 +156,11 @@ def _encode(
         np.save(draft.path / HISTORY_END, history_end(texts, dataset.schema.num_users))
     seconds = time.monotonic() - started_s
     draft.facts.update(
-        distinct_texts=distinct.num_rows,
+        distinct_texts=len(distinct.texts),
+        texts_encoded=num_new,
+        texts_found=distinct.num_stored,
         seconds=round(seconds, 3),
-        texts_per_second=round(distinct.num_rows / seconds, 1),
+        texts_per_second=round(num_new / seconds, 1),
     )
     return dim
 
@@ -163,14 +172,43 @@ def embed_texts(config: ExperimentConfig, texts: pa.Array) -> NDArray[np.float32
     """
     model = find_encoder(config.encoding.model)
     make_encoder = partial(SentenceTransformerEncoder, model, config.encoding)
-    table = pa.table({"place": pa.array(np.arange(len(texts))), "text": texts})
-    vectors: dict[int, NDArray[np.float32]] = {}
-    with TemporaryDirectory(dir=config.compute.workspace, prefix=".embed-") as folder:
-        blocks = write_blocks([table], Path(folder), _BLOCK_TEXTS)
-        with closing(_encoded_blocks(blocks, config.compute, model, make_encoder)) as encoded:
+    workspace = Path(config.compute.workspace)
+    encoded = texts.dictionary_encode()
+    store = VectorStore.of(workspace, model, config.encoding)
+    distinct = store.sort(encoded.dictionary)
+    vectors = _vectors(distinct, store, config.compute, model, make_encoder, workspace)
+    with closing(vectors):
+        blocks = {int(place_M[0]): vector_MD for place_M, vector_MD in vectors}
+    vector_SD = np.concatenate([blocks[place] for place in sorted(blocks)])
+    place_N = distinct.place_S[encoded.indices.to_numpy()]
+    vector_ND: NDArray[np.float32] = vector_SD[place_N].astype(np.float32)
+    return vector_ND
+
+
+def _vectors(
+    distinct: SortedTexts,
+    store: VectorStore,
+    compute: ComputeConfig,
+    model: EncoderModel,
+    make_encoder: MakeEncoder,
+    folder: Path,
+) -> Generator[tuple[NDArray[np.int64], NDArray[np.float16]], None, None]:
+    """Places and vectors of blocks of texts: those in store, then the others as they finish.
+
+    The others are stored before they come out, so that a killed encoding goes on where it was;
+    their texts lie in `folder` for as long.
+    """
+    yield from distinct.stored()
+    places = np.arange(distinct.num_stored, len(distinct.texts))
+    if not places.size:
+        return
+    new = pa.table({"place": places, "text": distinct.texts[distinct.num_stored :]})
+    with TemporaryDirectory(dir=folder, prefix=".texts-") as texts_folder:
+        blocks = write_blocks([new], Path(texts_folder), _BLOCK_TEXTS)
+        with closing(_encoded_blocks(blocks, compute, model, make_encoder)) as encoded:
             for block in encoded:
-                vectors[int(block["place"][0])] = block["vector"].astype(np.float32)
-    return np.concatenate([vectors[place] for place in sorted(vectors)])
+                store.append(distinct.key_S2[block["place"]], block["vector"])
+                yield block["place"], block["vector"]
 
 
 def _encoded_blocks(

@@ -1,11 +1,13 @@
 """encode with an in-memory encoder through Ray Data: every text at its row and chunk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from lorecast.artifacts import Artifact, StageSpec, build
 from lorecast.config import ComputeConfig, ExperimentConfig
@@ -148,6 +150,128 @@ def test_texts_that_vary_in_few_directions_fit_into_few_components(
         assert np.linalg.norm(narrow[one] - narrow[other]) == pytest.approx(
             np.linalg.norm(wide[one] - wide[other]), abs=0.01
         )
+
+
+def counting(log: Path, fatal: str | None) -> encode.MakeEncoder:
+    """Encoders that write down what they are asked for, one text a line; `fatal` ends them."""
+
+    class CountingEncoder(HashEncoder):
+        # Made here, since Ray's workers do not know the tests' modules.
+        def encode(self, texts: Sequence[str]) -> NDArray[np.float16]:
+            if fatal in texts:
+                raise EncodingError("out of memory")
+            with log.open("a") as lines:
+                lines.writelines(f"{text}\n" for text in texts)
+            return HashEncoder.encode(self, texts)
+
+    return CountingEncoder
+
+
+def run_counted(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    rows: list[dict[str, object]],
+    log: Path,
+    fatal: str | None = None,
+) -> tuple[Artifact, list[str]]:
+    """The artifact, whose vectors stand where they should, and what the encoder was asked for."""
+    workspace = Path(config.compute.workspace)
+    log.write_text("")
+    artifact = encode.run(
+        config,
+        dataset,
+        write_knowledge(workspace, rows),
+        Console(quiet=True),
+        make_encoder=counting(log, fatal),
+    )
+    if config.encoding.components is None:
+        items = VectorsTable.open(artifact.path).vectors("item")
+        for line in rows:
+            expected = HashEncoder().encode([str(line["text"])])[0]
+            np.testing.assert_array_equal(items[line["row"], line["chunk"]], expected)
+    return artifact, sorted(log.read_text().split())
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_texts_are_encoded_once_in_a_workspace(
+    config: ExperimentConfig,
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encode, "_BLOCK_TEXTS", 2)
+    log = tmp_path / "asked"
+    artifact, asked = run_counted(config, tiny_dataset, MOODS, log)
+    assert asked == sorted(ANSWERS)
+    assert (artifact.facts["texts_encoded"], artifact.facts["texts_found"]) == (3, 0)
+
+    places = [
+        (9, "slow"),
+        (20, "eerie"),
+        (21, "gloomy"),
+        (8, "tender"),
+        (10, "brisk"),
+        (7, "eerie"),
+    ]
+    grown = [row("item", n, "facts", 0, text, factor="mood") for n, text in places]
+    artifact, asked = run_counted(config, tiny_dataset, grown, log)
+    assert asked == ["brisk", "slow"]
+    assert (artifact.facts["texts_encoded"], artifact.facts["texts_found"]) == (2, 3)
+    assert artifact.facts["distinct_texts"] == 5
+
+    artifact, asked = run_counted(with_components(config, 2), tiny_dataset, grown, log)
+    assert (asked, artifact.facts["dim"], artifact.facts["encoder_dim"]) == ([], 2, 32)
+    bounded = config.encoding.model_copy(update={"where": {"words": (1, None)}})
+    _, asked = run_counted(
+        config.model_copy(update={"encoding": bounded}), tiny_dataset, grown, log
+    )
+    assert asked == []
+    shorter = config.encoding.model_copy(update={"max_tokens": 8})
+    _, asked = run_counted(
+        config.model_copy(update={"encoding": shorter}), tiny_dataset, MOODS, log
+    )
+    assert asked == sorted(ANSWERS), "other vectors are of no use"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_encoding_that_broke_off_goes_on_where_it_was(
+    config: ExperimentConfig,
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encode, "_BLOCK_TEXTS", 1)
+    compute = config.compute.model_copy(update={"encoders": 1})
+    config = config.model_copy(update={"compute": compute})
+    names = [f"mood-{n}" for n in range(8)]
+    rows = [row("item", n, "facts", 0, text) for n, text in enumerate(names, start=1)]
+    log = tmp_path / "asked"
+    with pytest.raises(EncodingError, match="out of memory"):
+        run_counted(config, tiny_dataset, rows, log, fatal=names[-1])
+    stored = len(list(Path(config.compute.workspace).glob("encode/.vectors/*/part-*.parquet")))
+    assert stored > 0
+    artifact, asked = run_counted(config, tiny_dataset, rows, log)
+    assert len(asked) == len(names) - stored
+    assert names[-1] in asked
+    assert artifact.facts["texts_found"] == stored
+    assert not list(artifact.path.glob(".texts-*"))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_embedded_texts_keep_their_order_and_are_stored(
+    config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "_BLOCK_TEXTS", 2)
+    log = tmp_path / "asked"
+    make = counting(log, None)
+    monkeypatch.setattr(encode, "SentenceTransformerEncoder", lambda model, encoding: make())
+    Path(config.compute.workspace).mkdir()
+    encode.embed_texts(config, pa.array(["tender"]))
+    texts = ["eerie", "tender", "gloomy", "eerie", "slow"]
+    vector_ND = encode.embed_texts(config, pa.array(texts))
+    assert vector_ND.dtype == np.float32
+    np.testing.assert_array_equal(vector_ND, HashEncoder().encode(texts))
+    assert sorted(log.read_text().split()) == sorted(set(texts))
 
 
 @pytest.mark.bad_input
