@@ -66,7 +66,8 @@ def train_arms(words: Sequence[str], extra: Sequence[str], console: Console) -> 
 
 def model_name(model: ModelConfig, strategy: Strategy) -> str:
     """Backbone and extractor, for people."""
-    backbone, extractor = model.backbone.upper(), model.extractor.upper()
+    backbone = model.backbone if ":" in model.backbone else model.backbone.upper()
+    extractor = model.extractor.upper()
     names: dict[Strategy, str] = {
         "base": f"{backbone} (base)",
         "all_parameters": f"{backbone} + {extractor} (all parameters)",

@@ -114,4 +114,9 @@ def test_every_key_is_described() -> None:
     described = list(describe_fields())
     assert len(described) > 60
     assert not [key for key, _, text in described if not text]
+    texts = {key: text for key, _, text in described}
+    for of_columns in ("interactions.history", "items.multi", "items"):
+        assert texts[f"dataset.{of_columns}"], "a section that may be absent is told itself, too"
+    assert "dataset.items.multi.separator" in texts
+    assert "training" not in texts
     assert issubclass(ExperimentConfig, Section)

@@ -45,7 +45,7 @@ def describe_fields(model: type[BaseModel] = ExperimentConfig) -> Iterator[tuple
     """
     for name, field in model.model_fields.items():
         sections = list(_sections(field.annotation))
-        if not sections or len(sections) > 1:
+        if sections != [field.annotation]:  # a value, or sections that may be absent or many
             yield name, _show_default(field), field.description or ""
         for section in sections:
             place = name if len(sections) == 1 else f"{name}[{_kind(section)}]"

@@ -54,7 +54,8 @@ def check_prompts(dataset: Dataset) -> None:
     """Raises LeakageError if what a user's prompt would show is not the user's own past.
 
     The interactions up to the cut-off are compared, place by place, with the histories of the
-    samples that follow, which are all there is to compare with.
+    samples that follow, which are all there is to compare with. Histories that a column gives need
+    not be the user's rows: then the cut-off alone is checked.
     """
     columns = ["id", "history_end", "prompt_item_rows"]
     users = pq.read_table(dataset.path / USERS, columns=columns)
@@ -70,6 +71,8 @@ def check_prompts(dataset: Dataset) -> None:
             f"{start_U[user + 1] - start_U[user]} interactions, and its cut-off allows "
             f"{end_U[user] + 1}: run `lorecast prepare` again"
         )
+    if not dataset.rates_histories:
+        return
     length = dataset.history_length
     for split in SPLITS:
         for part in sorted(samples_folder(dataset.path, split).glob("part-*.parquet")):

@@ -5,6 +5,7 @@ server that does not answer is an error within seconds, not minutes. Credentials
 in MLFLOW_TRACKING_*) never reach a message.
 """
 
+import json
 import os
 import socket
 import sqlite3
@@ -257,6 +258,8 @@ def _save_model(folder: Path, bundle: Path) -> Path:
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
 
+    card = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    contexts = [ColSpec("string", name, required=False) for name in card["contexts"]]
     target = folder / _MODEL
     save_model(
         path=str(target),
@@ -264,7 +267,7 @@ def _save_model(folder: Path, bundle: Path) -> Path:
         artifacts={_BUNDLE: str(bundle)},
         pip_requirements=[f"lorecast=={lorecast.__version__}"],
         signature=ModelSignature(
-            Schema([ColSpec("string", "user_id"), ColSpec("string", "item_id")]),
+            Schema([ColSpec("string", "user_id"), ColSpec("string", "item_id"), *contexts]),
             Schema([ColSpec("float", "score")]),
         ),
     )

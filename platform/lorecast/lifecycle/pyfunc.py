@@ -12,7 +12,10 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class BundleModel(PythonModel):  # type: ignore[misc]
-    """Click probabilities of rows with the columns user_id and item_id."""
+    """Click probabilities of rows with the columns user_id and item_id.
+
+    Columns named as the model's contexts count, too; a null there is a value that is not known.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         from lorecast.lifecycle.scorer import Scorer
@@ -26,7 +29,10 @@ class BundleModel(PythonModel):  # type: ignore[misc]
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> np.ndarray:
         users, items = (model_input[name].tolist() for name in ("user_id", "item_id"))
-        return self.scorer.score(users, items)
+        names = [name for name in self.scorer.context_names if name in model_input]
+        rows = model_input[names].to_dict("records")
+        contexts = [{str(k): value for k, value in row.items() if pd.notna(value)} for row in rows]
+        return self.scorer.score(users, items, contexts=contexts)
 
 
 set_model(BundleModel())

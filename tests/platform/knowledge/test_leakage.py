@@ -1,6 +1,7 @@
 """A planted leak is found and named."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -68,4 +69,16 @@ def test_a_later_click_in_a_prompt_is_named(
     dataset = make_tiny_dataset(seed=5)
     plant(dataset, change)
     with pytest.raises(LeakageError, match=said):
+        check_prompts(dataset)
+
+
+@pytest.mark.invariant
+def test_given_histories_are_not_held_against_the_prompts(
+    make_tiny_dataset: Callable[..., Dataset],
+) -> None:
+    dataset = replace(make_tiny_dataset(seed=5), rates_histories=False)
+    plant(dataset, lambda rows: [*rows[:-1], 41])
+    check_prompts(dataset)
+    plant(dataset, lambda rows: [*rows, 17])
+    with pytest.raises(LeakageError, match="'u10' would show 7 interactions"):
         check_prompts(dataset)

@@ -35,6 +35,7 @@ def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "made"
     folder.mkdir()
     (folder / "weights").write_bytes(b"weights")
+    (folder / "bundle.json").write_text('{"contexts": {}}')
     return folder
 
 

@@ -279,11 +279,11 @@ def test_needs_no_cluster_and_no_registry(bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_mlflow_scores_the_same(
-    mlflow_registry: MLflowRegistry, bundle: Path, scorer: Scorer
-) -> None:
+def test_mlflow_scores_the_same(mlflow_registry: MLflowRegistry, tmp_path: Path) -> None:
     import mlflow
 
+    bundle = write_small_bundle(tmp_path, write_tiny_dataset(tmp_path, rich=True))
+    scorer = Scorer.load(bundle)
     run = RunRecord(name="pyfunc", params={}, metrics={}, curves=[], tags={}, plots=[])
     enrol(mlflow_registry, "pyfunc", bundle, run, "print-1")
     before = mlflow.get_tracking_uri()
@@ -293,4 +293,8 @@ def test_mlflow_scores_the_same(
     finally:
         mlflow.set_tracking_uri(before)
     rows = pd.DataFrame({"user_id": ["u1", "u2"], "item_id": ["i1", "i2"]})
-    np.testing.assert_array_equal(model.predict(rows), scorer.score(["u1", "u2"], ["i1", "i2"]))
+    plain = scorer.score(["u1", "u2"], ["i1", "i2"])
+    np.testing.assert_array_equal(model.predict(rows), plain)
+    there = scorer.score(["u1", "u2"], ["i1", "i2"], contexts=[{"device": "phone"}, {}])
+    assert there[0] != plain[0]
+    np.testing.assert_array_equal(model.predict(rows.assign(device=["phone", None])), there)
