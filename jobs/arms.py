@@ -12,6 +12,7 @@ from lorecast.config import ExperimentConfig, ModelConfig, Strategy, load_experi
 from lorecast.errors import ConfigError
 from lorecast.jobs.console import Console
 from lorecast.jobs.pipeline import Pipeline, Trained
+from lorecast.training.recipe import CHOSEN_ON_TEST
 
 _BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z_][\w.]*=)")
 """Parts overrides; commas and spaces inside a value stay."""
@@ -102,6 +103,11 @@ def _train(name: str, config: ExperimentConfig, console: Console) -> Iterator[Ar
 
 def _arm_name(name: str, config: ExperimentConfig, strategy: Strategy) -> str:
     """The experiment's own arms are named by what they are: base, kser, kser extractor_only."""
+    mark = f" ({CHOSEN_ON_TEST})" if config.training.protocol == "kar" else ""
+    return f"{_plain_arm_name(name, config, strategy)}{mark}"
+
+
+def _plain_arm_name(name: str, config: ExperimentConfig, strategy: Strategy) -> str:
     if strategy == "base":
         return f"{name} base" if name and len(config.training.strategies) > 1 else name or "base"
     name = name or config.model.extractor

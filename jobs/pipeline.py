@@ -16,6 +16,7 @@ from lorecast.config import ExperimentConfig, Strategy
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.jobs.console import Console
+from lorecast.training.recipe import CHOSEN_ON_TEST
 
 _COSTS = (
     "generated",
@@ -198,8 +199,11 @@ def run(config: ExperimentConfig, console: Console, invocation: str = "") -> Pat
     """
     from lorecast.jobs import report
     from lorecast.lifecycle.mlflow_registry import open_registry
+    from lorecast.lifecycle.registry import check_protocol
 
-    open_registry(config).check()  # now, rather than after hours of work
+    # Both now, rather than after hours of work.
+    check_protocol(config.training.protocol)
+    open_registry(config).check()
     pipeline = Pipeline(config, console)
     console.heading(f"lorecast run · {config.name}")
     pipeline.register()
@@ -225,10 +229,12 @@ def _encoded(artifact: Artifact) -> str:
 
 def _trained(artifact: Artifact) -> str:
     facts = artifact.facts
-    test, valid = facts["metrics"]["test"], facts["metrics"]["valid"]
+    valid, test = (f"{facts['metrics'][split]['auc']:.4f}" for split in ("valid", "test"))
+    is_kar = facts.get("protocol") == "kar"
+    auc = f"test {test} ({CHOSEN_ON_TEST})" if is_kar else f"valid {valid}, test {test}"
     return (
-        f"{facts['strategy']}, seed {facts['seed']}: AUC valid {valid['auc']:.4f}, "
-        f"test {test['auc']:.4f}; {facts['epochs']} epochs, {facts['rows_per_second']:,.0f} rows/s"
+        f"{facts['strategy']}, seed {facts['seed']}: AUC {auc}; "
+        f"{facts['epochs']} epochs, {facts['rows_per_second']:,.0f} rows/s"
     )
 
 

@@ -18,7 +18,13 @@ from lorecast.encoding.vectors import VectorsTable
 from lorecast.jobs.console import Console
 from lorecast.lifecycle.bundle import write_bundle
 from lorecast.lifecycle.mlflow_registry import MLflowRegistry, open_registry
-from lorecast.lifecycle.registry import ModelVersion, RunRecord, enrol, model_name
+from lorecast.lifecycle.registry import (
+    ModelVersion,
+    RunRecord,
+    check_protocol,
+    enrol,
+    model_name,
+)
 
 _PLOTS = ("curves.png", "gates.png")
 
@@ -33,8 +39,10 @@ def run(
 ) -> Artifact:
     """Registers `trained` once. Facts: model_name, version, run_id, aliases, tracking_uri.
 
-    `aliases` are those that pointed at it then. Raises RegistryError; the trained model stays.
+    `aliases` are those that pointed at it then. Raises RegistryError, also for a model of protocol
+    kar; the trained model stays.
     """
+    check_protocol(trained.facts.get("protocol", "honest"))
     registry, model = open_registry(config), model_name(config)
     spec = StageSpec(
         stage="register",

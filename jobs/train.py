@@ -21,7 +21,7 @@ from lorecast.errors import LorecastError, TrainingError
 from lorecast.jobs.cluster import connect
 from lorecast.jobs.console import Console
 from lorecast.jobs.relay import Relay, Wire
-from lorecast.training.recipe import Recipe
+from lorecast.training.recipe import CHOSEN_ON_TEST, Recipe
 
 STAGE = "train"
 _THREADS = 1
@@ -78,6 +78,11 @@ def run_recipes(
         uses_knowledge = any(recipe.uses_knowledge for recipe, _ in missing)
         if vectors is not None and uses_knowledge:
             vectors.check(dataset)
+        if any(recipe.protocol == "kar" for recipe, _ in missing):
+            console.note(
+                "training.protocol is 'kar': trained on train and valid, each epoch "
+                f"{CHOSEN_ON_TEST}; for comparison with published figures only"
+            )
         _train(config, dataset, vectors if uses_knowledge else None, missing, console)
     return [Artifact.open(spec.folder(workspace)) for spec in specs]
 
@@ -192,14 +197,18 @@ def _work(task: Mapping[str, Any]) -> None:
     wire = Wire(task["mailbox"] if rank == 0 else None)
     dataset = Dataset.open(task["dataset"])
     vectors = VectorsTable.open(task["vectors"]) if task["vectors"] else None
-    splits = Splits.load(
-        dataset,
-        vectors,
-        shard=rank,
-        num_shards=world,
-        device=device,
-        most_bytes=task["most_bytes"],
-    )
+    splits = {
+        protocol: Splits.load(
+            dataset,
+            vectors,
+            protocol=protocol,
+            shard=rank,
+            num_shards=world,
+            device=device,
+            most_bytes=task["most_bytes"],
+        )
+        for protocol in {recipe.protocol for recipe, _, _ in task["missing"]}
+    }
 
     workspace = task["workspace"]
     # After a restart some models are finished; all workers look before one finishes the next.
@@ -213,15 +222,19 @@ def _work(task: Mapping[str, Any]) -> None:
         of_recipe = vectors if recipe.uses_knowledge else None
         model = new_model(recipe, dataset, of_recipe, device, base)
         figures: dict[str, float] = {"epoch": 1}
-        wire.begin(f"train {recipe.label}", len(splits.train) * world * recipe.training.epochs)
+        of_protocol = splits[recipe.protocol]
+        rows = len(of_protocol.train) * world * recipe.training.epochs
+        wire.begin(f"train {recipe.label}", rows)
         return train(
             recipe,
             model,
-            splits,
+            of_protocol,
             checkpoints=Checkpoints(_checkpoint(workspace, spec), task["checkpoint_s"]),
             compiles=task["compiles"],
             on_rows=lambda rows: wire.advance(rows * world, **figures),
-            on_epoch=lambda epoch: figures.update(epoch=epoch.epoch + 1, valid_auc=epoch.valid.auc),
+            on_epoch=lambda epoch: figures.update(
+                {"epoch": epoch.epoch + 1, f"{recipe.chosen_on}_auc": epoch.valid.auc}
+            ),
         )
 
     for recipe, spec, base in missing:
@@ -231,7 +244,7 @@ def _work(task: Mapping[str, Any]) -> None:
         with build(workspace, spec) as draft:
             trained = fit(recipe, spec, base)
             assert trained is not None, "rank 0 measures"
-            draft.facts.update(write(draft.path, trained, splits, dataset))
+            draft.facts.update(write(draft.path, trained, splits[recipe.protocol], dataset))
         _checkpoint(workspace, spec).unlink(missing_ok=True)
 
 

@@ -145,6 +145,18 @@ def test_report_lays_base_hein_and_kser_side_by_side(words: Words, tmp_path: Pat
         assert (tmp_path / "report" / f"{picture}.png").exists()
 
 
+def test_figures_that_the_test_part_chose_are_marked(words: Words) -> None:
+    kar = "published: training.protocol=kar training.strategies=[base] training.seeds=[0]"
+    folder = side_by_side.run(words, [kar], Console(quiet=True))
+    tables = json.loads((folder / "report.json").read_text())["tables"]
+    marked = "published (chosen on the test part)"
+    main = tables["How well the models predict clicks"]
+    assert [line["model"] for line in main] == ["base", "kser", marked]
+    assert marked in tables["AUC by slice"][0]
+    evaluation = Path(json.loads((folder / "report.json").read_text())["evaluation"])
+    assert f"| {marked} |" in (evaluation / "evaluation.md").read_text()
+
+
 def test_arms_with_other_test_rows_are_refused_by_name(words: Words, tmp_path: Path) -> None:
     base, kser = train_arms(words, [], Console(quiet=True))
     copy = tmp_path / "fewer"

@@ -1,16 +1,17 @@
 """A trained model is registered once, wherever the registry is."""
 
+import json
 import socket
 from pathlib import Path
 
 import pytest
 
-from lorecast.artifacts import Artifact
+from lorecast.artifacts import MANIFEST, Artifact
 from lorecast.config import ExperimentConfig, load_config
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.errors import RegistryError
-from lorecast.jobs import register
+from lorecast.jobs import pipeline, register
 from lorecast.jobs.console import Console
 from lorecast.lifecycle.bundle import Bundle
 from lorecast.lifecycle.mlflow_registry import open_registry
@@ -85,3 +86,24 @@ def test_unreachable_registry_keeps_the_model(
     with pytest.raises(RegistryError, match="does not answer"):
         register.run(config, trained, tiny_dataset, vectors, None, Console(quiet=True))
     assert Artifact.open(trained.path).fingerprint == trained.fingerprint
+
+
+@pytest.mark.bad_input
+def test_a_model_that_the_test_part_chose_is_refused(
+    workspace: Path, tiny_dataset: Dataset, vectors: VectorsTable, trained: Artifact
+) -> None:
+    manifest = json.loads((trained.path / MANIFEST).read_text())
+    manifest["facts"]["protocol"] = "kar"
+    (trained.path / MANIFEST).write_text(json.dumps(manifest))
+    kar = Artifact.open(trained.path)
+    with pytest.raises(RegistryError, match=r"training\.protocol is 'kar'"):
+        register.run(_config(workspace), kar, tiny_dataset, vectors, None, Console(quiet=True))
+    assert not (workspace / "register").exists()
+
+
+@pytest.mark.bad_input
+def test_a_run_that_could_not_register_is_refused_before_any_work(tmp_path: Path) -> None:
+    config = _config(tmp_path, "training.protocol=kar")
+    with pytest.raises(RegistryError, match=r"training\.protocol is 'kar'"):
+        pipeline.run(config, Console(quiet=True))
+    assert not list(tmp_path.iterdir())

@@ -127,10 +127,21 @@ def test_the_report_of_one_seed_or_strategy_has_no_spread(
 
 
 @pytest.mark.bad_input
-def test_a_strategy_it_does_not_have_is_refused_before_any_work(tmp_path: Path) -> None:
-    config = _config(tmp_path, "training.strategies=[base,extractor_only]")
-    with pytest.raises(ConfigError, match=r"training\.strategies=\[base,all_parameters\]"):
-        rerank.run(config, Console(quiet=True))
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        (
+            "training.strategies=[base,extractor_only]",
+            r"training\.strategies=\[base,all_parameters\]",
+        ),
+        ("training.protocol=kar", r"training\.protocol=honest"),
+    ],
+)
+def test_what_it_does_not_have_is_refused_before_any_work(
+    tmp_path: Path, override: str, fix: str
+) -> None:
+    with pytest.raises(ConfigError, match=fix):
+        rerank.run(_config(tmp_path, override), Console(quiet=True))
     assert not list(tmp_path.iterdir())
 
 

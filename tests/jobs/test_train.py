@@ -160,3 +160,22 @@ def test_what_a_worker_raises_arrives_as_it_is_and_leaves_nothing_finished(
         train.run(_config(workspace), dataset, late, "all_parameters", 7, Console(quiet=True))
     assert not list((workspace / "train").glob("*-s7-*/manifest.json"))
     assert not list(workspace.glob(".ray-train-*"))
+
+
+def test_protocol_kar_says_that_the_test_part_chose(
+    workspace: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(workspace, "training.protocol=kar")
+    kar = train.run(config, dataset, None, "base", 0, Console())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "training.protocol is 'kar'" in told
+    assert "chosen on the test part" in told
+    assert "-base-s0-kar-" in kar.path.name
+    facts = kar.facts
+    assert facts["protocol"] == "kar"
+    epochs = json.loads((kar.path / "curves.json").read_text())
+    assert facts["metrics"]["test"]["auc"] == max(epoch["valid"]["auc"] for epoch in epochs)
+    honest = train.run(_config(workspace), dataset, None, "base", 0, Console(quiet=True))
+    assert honest.facts["protocol"] == "honest"
+    rows = [pq.read_table(a.path / "scores.parquet", columns=["label"]) for a in (kar, honest)]
+    assert rows[0].equals(rows[1]), "both are measured on the test part"

@@ -25,7 +25,7 @@ from lorecast.config.schema import (
     ServingConfig,
     TrainingConfig,
 )
-from lorecast.config.section import Side, Strategy
+from lorecast.config.section import Side, Strategy, TrainingProtocol
 
 __all__ = [
     "CollectiveConfig",
@@ -51,6 +51,7 @@ __all__ = [
     "SplitConfig",
     "Strategy",
     "TrainingConfig",
+    "TrainingProtocol",
     "describe_fields",
     "dump_config",
     "load_config",

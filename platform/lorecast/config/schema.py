@@ -11,7 +11,7 @@ from lorecast.config.dataset import DatasetConfig
 from lorecast.config.knowledge import EncodingConfig, KnowledgeConfig
 from lorecast.config.model import ModelConfig
 from lorecast.config.reranking import RerankingConfig
-from lorecast.config.section import EXECUTION, Positive, Section, Strategy
+from lorecast.config.section import EXECUTION, Positive, Section, Strategy, TrainingProtocol
 
 
 class TrainingConfig(Section):
@@ -29,11 +29,18 @@ class TrainingConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="arithmetic of products in training; weights stay float32"
     )
+    protocol: TrainingProtocol = Field(
+        "honest",
+        description="kar: trains on train and valid, and the test part chooses the epoch; for "
+        "comparison with published figures only",
+    )
 
     def identity(self) -> dict[str, Any]:
+        """Without what is as it has always been, so that older models stay what they are."""
         identity = super().identity()
-        if self.precision == "float32":
-            del identity["precision"]
+        for key in ("precision", "protocol"):
+            if identity[key] == type(self).model_fields[key].default:
+                del identity[key]
         return identity
 
 

@@ -17,6 +17,7 @@ EXECUTION = _Execution()
 
 Side = Literal["user", "item"]
 Strategy = Literal["base", "all_parameters", "extractor_only"]
+TrainingProtocol = Literal["honest", "kar"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 

@@ -71,20 +71,26 @@ class Samples:
 
 def load_samples(
     dataset: Dataset,
-    split: Split,
+    split: Split | tuple[Split, ...],
     shard: int = 0,
     num_shards: int = 1,
     *,
     most_bytes: int | None = None,
 ) -> Samples:
-    """Shard `shard` of a split: a contiguous run of its rows; sizes differ by at most one.
+    """Shard `shard` of a split, or of several in a row: a contiguous run of the rows; sizes differ
+    by at most one.
 
     Peak memory is the result plus one row group. A result above `most_bytes` lies in memory-mapped
     files without a name, which the system reads and drops by the page as rows are taken in any
     order. Raises InputError if the split is empty.
     """
     assert 0 <= shard < num_shards
-    parts = sorted(samples_folder(dataset.path, split).glob("*.parquet"))
+    splits = (split,) if isinstance(split, str) else split
+    parts = [
+        part
+        for each in splits
+        for part in sorted(samples_folder(dataset.path, each).glob("*.parquet"))
+    ]
     files = [pq.ParquetFile(part) for part in parts]
     num_rows = sum(file.metadata.num_rows for file in files)
     if num_rows == 0:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from lorecast.config import ExperimentConfig
+from lorecast.config import ExperimentConfig, TrainingProtocol
 from lorecast.errors import RegistryError
+from lorecast.training.recipe import CHOSEN_ON_TEST
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -99,6 +100,16 @@ def enrol(
 def model_name(config: ExperimentConfig) -> str:
     """The registered model of an experiment."""
     return config.registry.model_name.replace("{name}", config.name)
+
+
+def check_protocol(protocol: TrainingProtocol) -> None:
+    """Raises RegistryError for a protocol whose models are for comparison only."""
+    if protocol == "kar":
+        raise RegistryError(
+            f"training.protocol is 'kar', whose models are {CHOSEN_ON_TEST}: none is registered; "
+            "`lorecast train`, `evaluate` and `report` give their figures, and "
+            "training.protocol=honest gives models to register"
+        )
 
 
 def parse_reference(text: str) -> tuple[str, str | int]:

@@ -10,18 +10,18 @@ from lorecast.models.knowledge import KnowledgeShape
 from lorecast.training.loop import Fit
 
 
-def curves(fit: Fit, path: Path, title: str) -> None:
-    """Loss and validation AUC by epoch, the chosen epoch marked."""
+def curves(fit: Fit, path: Path, title: str, chosen_on: str = "validation") -> None:
+    """Loss and AUC by epoch, the chosen epoch marked; `chosen_on` is the part that chose it."""
     epochs = [epoch.epoch for epoch in fit.epochs]
     with figure(path, title, width=9.0, height=3.4, columns=2) as (_, [[loss, ranking]]):
         loss.plot(epochs, [e.train_loss for e in fit.epochs], "o-", ms=4, color=COLOURS[0])
         loss.plot(epochs, [e.valid.log_loss for e in fit.epochs], "o-", ms=4, color=COLOURS[1])
         loss.set_title("LogLoss")
-        loss.legend(["training", "validation"], loc="best")
+        loss.legend(["training", chosen_on], loc="best")
         for colour, name in zip(COLOURS, ("auc", "gauc"), strict=False):
             values = [getattr(e.valid, name) for e in fit.epochs]
             ranking.plot(epochs, values, "o-", ms=4, color=colour, label=name.upper())
-        ranking.set_title(f"validation AUC and GAUC (chosen: AUC {fit.valid.auc:.4f})")
+        ranking.set_title(f"{chosen_on} AUC and GAUC (chosen: AUC {fit.valid.auc:.4f})")
         ranking.legend(loc="best")
         for axes in (loss, ranking):
             axes.axvline(fit.best_epoch, color=INK, lw=0.8, ls=":", zorder=0)

@@ -1,9 +1,12 @@
 """Which model is trained, and how. Free of torch: a stage asks it for a fingerprint."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final, Literal
 
-from lorecast.config import ModelConfig, Strategy, TrainingConfig
+from lorecast.config import ModelConfig, Strategy, TrainingConfig, TrainingProtocol
+
+CHOSEN_ON_TEST: Final = "chosen on the test part"
+"""What marks each figure of protocol kar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,17 @@ class Recipe:
     @property
     def label(self) -> str:
         """Short name for people and folders."""
-        return f"{self.strategy}-s{self.seed}"
+        protocol = "" if self.protocol == "honest" else f"-{self.protocol}"
+        return f"{self.strategy}-s{self.seed}{protocol}"
+
+    @property
+    def protocol(self) -> TrainingProtocol:
+        return self.training.protocol
+
+    @property
+    def chosen_on(self) -> Literal["valid", "test"]:
+        """The part that chooses the epoch."""
+        return "test" if self.protocol == "kar" else "valid"
 
     @property
     def uses_knowledge(self) -> bool:

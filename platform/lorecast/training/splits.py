@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorecast.config import TrainingProtocol
 from lorecast.data.batches import Samples, load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.data.layout import Split
@@ -65,6 +66,7 @@ class Splits:
         dataset: Dataset,
         vectors: VectorsTable | None,
         *,
+        protocol: TrainingProtocol = "honest",
         shard: int = 0,
         num_shards: int = 1,
         device: torch.device | None = None,
@@ -72,15 +74,19 @@ class Splits:
     ) -> Self:
         """Reads the dataset's samples; `most_bytes` as in `load_samples`, of the training part.
 
+        With protocol kar `train` holds the validation samples, too, and `valid` those of the test.
         Raises TrainingError if a part has no samples or only one class, and LeakageError if
         knowledge in `vectors` has seen a sample.
         """
         device = device or torch.device("cpu")
+        trained_on: tuple[Split, ...] = ("train", "valid") if protocol == "kar" else ("train",)
+        chosen_on: Split = "test" if protocol == "kar" else "valid"
         parts: dict[Split, Samples] = {
-            "train": load_samples(dataset, "train", shard, num_shards, most_bytes=most_bytes),
-            "valid": load_samples(dataset, "valid"),
-            "test": load_samples(dataset, "test"),
+            "train": load_samples(dataset, trained_on, shard, num_shards, most_bytes=most_bytes),
+            chosen_on: load_samples(dataset, chosen_on),
         }
+        if "test" not in parts:
+            parts["test"] = load_samples(dataset, "test")
         if vectors is not None and vectors.chunks("user"):
             user_ids = dataset.users()["id"].to_pylist()
             for samples in parts.values():
@@ -88,4 +94,4 @@ class Splits:
                     samples.user_row_B, samples.position_B, vectors.user_history_end, user_ids
                 )
         tensors = {split: Labelled.of(part, split).to(device) for split, part in parts.items()}
-        return cls(train=tensors["train"], valid=tensors["valid"], test=tensors["test"])
+        return cls(train=tensors["train"], valid=tensors[chosen_on], test=tensors["test"])

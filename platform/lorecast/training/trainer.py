@@ -88,7 +88,10 @@ def train(
     on_rows: Callable[[int], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> TrainedModel | None:
-    """Trains `model`, then scores the test part, once. None on other ranks than 0."""
+    """Trains `model`, then scores the test part, once. None on other ranks than 0.
+
+    `splits` are those of the recipe's protocol.
+    """
     trained = fit(
         model,
         splits.train,
@@ -129,7 +132,8 @@ def write(folder: Path, trained: TrainedModel, splits: Splits, dataset: Dataset)
         },
     )
     write_json(folder / "curves.json", [asdict(epoch) for epoch in trained.fit.epochs])
-    plots.curves(trained.fit, folder / "curves.png", recipe.label)
+    chosen_on = "validation" if recipe.chosen_on == "valid" else "test"
+    plots.curves(trained.fit, folder / "curves.png", recipe.label, chosen_on)
     if shape and model.has_gates:
         mean_C = mean_gates(model, splits.test.rows)
         plots.gates(shape, mean_C, folder / "gates.png", f"ESFNet, {recipe.label}")
@@ -151,6 +155,7 @@ def write(folder: Path, trained: TrainedModel, splits: Splits, dataset: Dataset)
     return {
         "strategy": recipe.strategy,
         "seed": recipe.seed,
+        "protocol": recipe.protocol,
         "metrics": {"valid": asdict(trained.fit.valid), "test": asdict(trained.test)},
         "best_epoch": trained.fit.best_epoch,
         "epochs": len(trained.fit.epochs),

@@ -18,7 +18,7 @@ def test_curves_are_drawn(tmp_path: Path, num_epochs: int) -> None:
         Epoch(epoch=n, train_loss=0.6 / n, valid=metrics, train_s=1.0, rows_per_second=1e4)
         for n in range(1, num_epochs + 1)
     )
-    plots.curves(Fit(epochs=epochs, best_epoch=1), tmp_path / "curves.png", "base-s0")
+    plots.curves(Fit(epochs=epochs, best_epoch=1), tmp_path / "curves.png", "base-s0", "test")
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
 
 

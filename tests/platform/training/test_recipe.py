@@ -32,3 +32,15 @@ def test_the_bare_backbone_does_not_depend_on_the_extractor() -> None:
     wider = config.model_copy(update={"model": model})
     assert _identity(config, "base") == _identity(wider, "base")
     assert _identity(config, "all_parameters") != _identity(wider, "all_parameters")
+
+
+def test_protocol_kar_makes_another_model_and_says_so() -> None:
+    honest, kar = (
+        Recipe(model=config.model, training=config.training, strategy="extractor_only", seed=3)
+        for config in (load_config(), load_config(None, ["training.protocol=kar"]))
+    )
+    assert (honest.label, kar.label) == ("extractor_only-s3", "extractor_only-s3-kar")
+    assert (honest.chosen_on, kar.chosen_on) == ("valid", "test")
+    assert kar.base.label == "base-s3-kar"
+    assert "protocol" not in honest.identity()["training"]
+    assert kar.identity()["training"] == honest.identity()["training"] | {"protocol": "kar"}

@@ -44,3 +44,21 @@ def test_samples_that_do_not_fit_are_memory_mapped_and_the_same(tiny_dataset: Da
         if found is not None:
             assert torch.equal(found, expected)
     assert torch.equal(train.label_B, whole.label_B)
+
+
+def test_protocol_kar_trains_on_train_and_valid_and_chooses_on_the_test_part(
+    tiny_dataset: Dataset,
+) -> None:
+    honest = Splits.load(tiny_dataset, None)
+    kar = Splits.load(tiny_dataset, None, protocol="kar")
+    for name in ("user_row_B", "item_row_B", "history_item_BL"):
+        of_train, of_valid = (getattr(part.rows, name) for part in (honest.train, honest.valid))
+        assert torch.equal(getattr(kar.train.rows, name), torch.cat([of_train, of_valid]))
+    assert torch.equal(kar.train.label_B, torch.cat([honest.train.label_B, honest.valid.label_B]))
+    assert torch.equal(kar.test.rows.item_row_B, honest.test.rows.item_row_B)
+    assert kar.valid is kar.test
+    shards = [
+        Splits.load(tiny_dataset, None, protocol="kar", shard=i, num_shards=3) for i in range(3)
+    ]
+    items = torch.cat([shard.train.rows.item_row_B for shard in shards])
+    assert torch.equal(items, kar.train.rows.item_row_B)
