@@ -101,11 +101,10 @@ def _mean_gates(model: ClickModel, test: Samples, mask_B: NDArray[np.bool_]) -> 
 def _load(arm: Arm, folder: Path) -> tuple[ClickModel, list[str]]:
     """A trained model with its vectors, and the names of its chunks."""
     card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    shape = KnowledgeShape.from_dict(card["knowledge"])
     model = ClickModel(
         ModelConfig.model_validate(card["config"]),
         FeatureSchema.from_dict(card["schema"]),
-        shape,
+        KnowledgeShape.from_dict(card["knowledge"]),
         residual=card["strategy"] == "extractor_only",
     )
     dataset = arm.pipeline.dataset
@@ -113,7 +112,7 @@ def _load(arm: Arm, folder: Path) -> tuple[ClickModel, list[str]]:
     model.attach(*feature_tables(dataset), vectors)
     model.load_state_dict(load_file(folder / WEIGHTS))
     torch.set_num_threads(1)
-    return model, [f"{chunk.field} · {chunk.factor}" for _, chunk in shape.all_chunks]
+    return model, [f"{chunk.field} · {chunk.factor}" for _, chunk in model.gate_chunks]
 
 
 def _folders(arm: Arm) -> list[Path]:

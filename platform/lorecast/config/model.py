@@ -13,6 +13,14 @@ Gate = Literal["double_sigmoid", "sigmoid", "softmax", "sparsemax", "top_k", "no
 class KSERConfig(Section):
     """ESFNet and attention alignment (KSER)."""
 
+    chunks: Literal["texts", "slices", "both"] = Field(
+        "texts",
+        description="what a gate weighs: a text; a slice of the mean of an entity's texts; "
+        "a slice of a text (both)",
+    )
+    slice: Positive = Field(
+        64, description="width of a slice, divides the encoder's (chunks: slices, both)"
+    )
     dim: Positive = Field(32, description="width of the work space, d")
     heads: Positive = Field(4, description="attention heads")
     layers: Positive = Field(1, description="attention layers")
@@ -40,9 +48,11 @@ class KSERConfig(Section):
     def identity(self) -> dict[str, Any]:
         """Switches at their start are left out; `network` changes with what the code computes."""
         identity = super().identity()
-        for switch in ("feed_forward", "gate", "top_k", "context", "align", "no_op"):
+        for switch in ("chunks", "feed_forward", "gate", "top_k", "context", "align", "no_op"):
             if identity[switch] == type(self).model_fields[switch].default:
                 del identity[switch]
+        if self.chunks == "texts":
+            del identity["slice"]
         return identity | {"network": 3}
 
 
@@ -190,7 +200,7 @@ class ModelConfig(Section):
     extractor: Literal["kser", "hein", "moe", "mlp", "naive", "mean"] = Field(
         "kser", description="how vectors become features; moe, mlp, naive, mean: plainer controls"
     )
-    kser: KSERConfig = Field(KSERConfig(), description="extractor: kser; mean uses its dim")
+    kser: KSERConfig = Field(KSERConfig(), description="extractor: kser; mean: dim and chunks")
     hein: HEINConfig = Field(HEINConfig(), description="extractor: hein, moe, mlp (its experts)")
     item_field: bool = Field(
         False, description="the items' texts as one more field of every item, histories included"

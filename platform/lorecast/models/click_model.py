@@ -32,7 +32,14 @@ from lorecast.models.extractors.kser import KSER
 from lorecast.models.feature_tables import SideFeatures
 from lorecast.models.features import FeatureEmbedding
 from lorecast.models.inputs import Batch, FieldCounts, Fields
-from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, gather, gather_side, shuffled
+from lorecast.models.knowledge import (
+    Chunk,
+    ChunkVectors,
+    KnowledgeShape,
+    gather,
+    gather_side,
+    shuffled,
+)
 from lorecast.models.prestored import EntityTables, Known, StoredRows
 
 _BACKBONES: dict[str, type[nn.Module]] = {
@@ -115,6 +122,12 @@ class ClickModel(nn.Module):
         return self.extractor is not None and self.extractor.has_gates
 
     @property
+    def gate_chunks(self) -> tuple[tuple[Side, Chunk], ...]:
+        """What `gates` weighs, each with its side, in the order of C."""
+        assert isinstance(self.extractor, KSER), "ask `has_gates` first"
+        return self.extractor.shape.all_chunks
+
+    @property
     def _frozen(self) -> tuple[nn.Module, ...]:
         return (self.features, self.backbone) if self._residual else ()
 
@@ -174,7 +187,7 @@ class ClickModel(nn.Module):
         return logit_B
 
     def gates(self, batch: Batch) -> Tensor:
-        """gate_BC: ESFNet's weights, in the order of `KnowledgeShape.all_chunks`; 0: no text."""
+        """gate_BC: ESFNet's weights, in the order of `gate_chunks`; 0: no text."""
         assert isinstance(self.extractor, KSER), "ask `has_gates` first"
         return self.extractor.gates(self._fields(batch), self._known(batch))
 

@@ -1,12 +1,14 @@
 """Pictures of a training: curves by epoch, ESFNet's weights by chunk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lorecast.config import Side
 from lorecast.drawing import COLOURS, INK, figure
-from lorecast.models.knowledge import KnowledgeShape
+from lorecast.models.knowledge import Chunk
 from lorecast.training.loop import Fit
 
 
@@ -31,9 +33,10 @@ def curves(fit: Fit, path: Path, title: str, chosen_on: str = "validation") -> N
             axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def gates(shape: KnowledgeShape, mean_C: NDArray[np.float64], path: Path, title: str) -> None:
+def gates(
+    chunks: Sequence[tuple[Side, Chunk]], mean_C: NDArray[np.float64], path: Path, title: str
+) -> None:
     """ESFNet's mean weight on each chunk, a colour a field; a chunk nobody has shows no bar."""
-    chunks = shape.all_chunks
     fields = list(dict.fromkeys((side, chunk.field) for side, chunk in chunks))
     place_C = [
         i + 0.8 * fields.index((side, chunk.field)) for i, (side, chunk) in enumerate(chunks)

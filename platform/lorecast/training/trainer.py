@@ -134,14 +134,14 @@ def write(folder: Path, trained: TrainedModel, splits: Splits, dataset: Dataset)
     write_json(folder / "curves.json", [asdict(epoch) for epoch in trained.fit.epochs])
     chosen_on = "validation" if recipe.chosen_on == "valid" else "test"
     plots.curves(trained.fit, folder / "curves.png", recipe.label, chosen_on)
-    if shape and model.has_gates:
+    if model.has_gates:
         mean_C = mean_gates(model, splits.test.rows)
-        plots.gates(shape, mean_C, folder / "gates.png", f"ESFNet, {recipe.label}")
+        plots.gates(model.gate_chunks, mean_C, folder / "gates.png", f"ESFNet, {recipe.label}")
         write_json(
             folder / "gates.json",
             [
                 {"side": side, **chunk._asdict(), "mean": None if np.isnan(mean) else float(mean)}
-                for (side, chunk), mean in zip(shape.all_chunks, mean_C, strict=True)
+                for (side, chunk), mean in zip(model.gate_chunks, mean_C, strict=True)
             ],
         )
     rows = splits.test.rows

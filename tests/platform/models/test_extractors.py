@@ -25,9 +25,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kser-without-alignment": {"kser": {"align": False}},
     "kser-softmax": {"kser": {"gate": "softmax"}},
     "kser-two-layers": {"kser": {"layers": 2}},
+    "kser-slices": {"kser": {"chunks": "slices", "slice": 4}},
+    "kser-both": {"kser": {"chunks": "both", "slice": 4}},
 }
-GATED = {"kser", "kser-without-alignment", "kser-softmax", "kser-two-layers"}
-ALIGNED = {"kser", "kser-without-gate", "kser-softmax", "kser-two-layers"}
+CUT = {"kser-slices", "kser-both"}
+GATED = {"kser", "kser-without-alignment", "kser-softmax", "kser-two-layers"} | CUT
+ALIGNED = {"kser", "kser-without-gate", "kser-softmax", "kser-two-layers"} | CUT
 EACH = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -67,10 +70,12 @@ def test_fields_and_gates_have_their_shapes(variant: str, rng: np.random.Generat
     if gates is None:
         assert not model.has_gates
     else:
-        there = np.hstack(
-            [vectors.masks["item"][batch.item_row_B], vectors.masks["user"][batch.user_row_B]]
-        )
+        masks = [vectors.masks["item"][batch.item_row_B], vectors.masks["user"][batch.user_row_B]]
+        if variant == "kser-slices":
+            masks = [mask.any(axis=1, keepdims=True) for mask in masks]
+        there = np.repeat(np.hstack(masks), 4 if variant in CUT else 1, axis=1)
         assert ((gates > 0).numpy() == there).all()
+        assert len(model.gate_chunks) == there.shape[1]
     assert model(batch).shape == (len(batch),)
 
 
@@ -263,6 +268,9 @@ def test_an_identity_holds_what_its_extractor_reads() -> None:
     assert not {"hein", "shuffle_knowledge"} & set(kser)
     assert kser == identity(hein={"shared": 5}, shuffle_knowledge=False)
     assert kser != identity(kser={"align": False})
+    assert kser == identity(kser={"chunks": "texts", "slice": 32})
+    slices = identity(kser={"chunks": "slices", "slice": 32})
+    assert slices["kser"] == kser["kser"] | {"chunks": "slices", "slice": 32}
     assert kser != identity(shuffle_knowledge=True)
     hein = identity(extractor="hein")
     assert hein == identity(extractor="hein", kser={"dim": 64})

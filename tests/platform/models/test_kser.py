@@ -4,6 +4,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from lorecast.config import Gate, KSERConfig, ModelConfig
+from lorecast.errors import ConfigError
+from lorecast.models.extractors.chunks import SideProjections
 from lorecast.models.extractors.esfnet import gate_of
 from lorecast.models.extractors.kser import KSER
 from lorecast.models.inputs import Batch, FieldCounts, Fields
@@ -174,6 +176,82 @@ def test_start_values_take_only_directions_in_which_texts_differ(
     kser.start_from(vectors)
     after = kser.project["item"].map.weight_FIO
     assert (after != before).any(1).all(0).tolist() == [True] * 3 + [False] * 9
+
+
+def _cut(chunks: str, width: int = 8) -> SideProjections:
+    torch.manual_seed(0)
+    config = KSERConfig.model_validate({"dim": 12, "chunks": chunks, "slice": width})
+    return SideProjections(planted.SHAPE, config)
+
+
+def test_slices_are_named_by_their_text_and_place() -> None:
+    mean = [("item", ("texts", f"mean {place}")) for place in ("[1–8]", "[9–16]")]
+    assert [*_cut("slices").shape.all_chunks] == [*mean, *(("user", name) for _, name in mean)]
+    both = _cut("both")
+    assert both.shape.all_chunks[:3] == (
+        ("item", ("facts", "kind [1–8]")),
+        ("item", ("facts", "kind [9–16]")),
+        ("item", ("facts", "noise [1–8]")),
+    )
+    assert both.fields_of_sides == [[0, 0, 0, 0, 1, 1], [0, 0]]
+
+
+def test_a_slice_that_does_not_fill_a_vector_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.kser\.slice is 5, .* 16 wide"):
+        _cut("both", 5)
+
+
+def test_a_slice_is_mapped_by_its_field_and_place() -> None:
+    project, known = _cut("both"), _knowledge()["item"]
+    own = project["item"]
+    own.mean_CD.normal_()
+    centred = known.vector_UCD - own.mean_CD
+    expected = torch.stack(
+        [
+            own.norm(centred[:, text, 8 * place : 8 * place + 8] @ own.map.weight_FIO[number])
+            for text, field in enumerate([0, 0, 1])
+            for place, number in ((0, 2 * field), (1, 2 * field + 1))
+        ],
+        dim=1,
+    )
+    torch.testing.assert_close(project("item", known).chunk_UCd, expected + own.type_Cd)
+
+
+def test_without_texts_apart_the_mean_of_those_that_are_there_is_sliced() -> None:
+    project, known = _cut("slices"), _knowledge()["item"]
+    known.mask_UC[0, 1:] = False
+    known.mask_UC[1] = False
+    own = project["item"]
+    own.mean_CD.normal_()
+    centred = known.vector_UCD - own.mean_CD
+    mean = torch.stack([centred[0, 0], torch.zeros(planted.DIM), centred[2].mean(0)])
+    first, second = (
+        own.norm(part @ weight)
+        for part, weight in zip(mean.split(8, dim=1), own.map.weight_FIO, strict=True)
+    )
+    found = project("item", known)
+    torch.testing.assert_close(found.chunk_UCd, torch.stack([first, second], 1) + own.type_Cd)
+    assert found.mask_UC.tolist() == [[True] * 2, [False] * 2, [True] * 2]
+
+
+@pytest.mark.parametrize("chunks", ["slices", "both"])
+def test_start_values_whiten_slices_at_each_place(chunks: str, rng: np.random.Generator) -> None:
+    _, vectors = planted.world(rng, 1)
+    for array in vectors.arrays.values():
+        array[..., 8:] *= np.float16(0.1)
+        array += 5
+        array[0] = 0
+    project = _cut(chunks)
+    project.start_from(vectors)
+    work = []
+    for side in planted.SHAPE.sides:
+        own = project[side]
+        vector = torch.from_numpy(vectors.arrays[side][1:].astype(np.float32))
+        chunk, _ = own.cut(vector - own.mean_CD, torch.ones(vector.shape[:2]).bool())
+        work.append(own.map(chunk)[:, :, :8])
+    for place in range(2):
+        together = torch.cat([part[:, place::2].flatten(0, 1) for part in work])
+        torch.testing.assert_close(together.T.cov(), torch.eye(8), atol=0.05, rtol=0)
 
 
 def test_one_side_alone_works() -> None:

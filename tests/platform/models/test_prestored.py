@@ -79,11 +79,14 @@ def test_scores_are_those_of_the_vectors(
 
 
 @pytest.mark.invariant
+@pytest.mark.parametrize("variant", ["kser", "kser-slices", "kser-both"])
 @torch.inference_mode()
-def test_the_residual_form_scores_alike(samples: tuple[Batch, planted.Vectors]) -> None:
+def test_the_residual_form_scores_alike(
+    variant: str, samples: tuple[Batch, planted.Vectors]
+) -> None:
     batch, vectors = samples
-    online = model_of("kser", vectors, residual=True)
-    prestored = model_of("kser", tables(online), residual=True)
+    online = model_of(variant, vectors, residual=True)
+    prestored = model_of(variant, tables(online), residual=True)
     torch.testing.assert_close(prestored(batch), online(batch), atol=1e-5, rtol=0)
 
 

@@ -28,5 +28,6 @@ def test_gates_are_drawn_even_for_a_chunk_nobody_has(tmp_path: Path) -> None:
         item_chunks=(Chunk("facts", "mood"), Chunk("facts", "theme")),
         user_chunks=(Chunk("taste", "mood"),),
     )
-    plots.gates(shape, np.array([1.2, np.nan, 0.4]), tmp_path / "gates.png", "ESFNet")
+    mean = np.array([1.2, np.nan, 0.4])
+    plots.gates(shape.all_chunks, mean, tmp_path / "gates.png", "ESFNet")
     assert (tmp_path / "gates.png").read_bytes().startswith(PNG)

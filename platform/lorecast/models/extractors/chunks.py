@@ -1,7 +1,10 @@
-"""Layers over chunks of knowledge, and their start values.
+"""What a chunk of knowledge is, layers over chunks, and their start values.
 
-Shapes: B any number of entities or samples, U distinct entities, S texts, C chunks, F fields of
-knowledge, I/O widths, D encoder width, d work width.
+The paper's words allow three readings of *chunk* (`model.kser.chunks`): a text of an entity; a
+slice of the mean of its texts; a slice of a text. Vectors are stored by text and cut here.
+
+Shapes: B any number of entities or samples, U distinct entities, T texts of an entity, S texts,
+C chunks, F fields of knowledge, I/O widths, D encoder width, d work width.
 """
 
 from collections.abc import Sequence
@@ -11,12 +14,39 @@ import torch
 from torch import Tensor, nn
 
 from lorecast.config import KSERConfig, Side
-from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, sample
+from lorecast.errors import ConfigError
+from lorecast.models.knowledge import Chunk, ChunkVectors, KnowledgeShape, SideKnowledge, sample
 from lorecast.models.layers import linear
 
 _SAMPLED_ROWS = 4096
 """Entities a side from which start values are computed."""
 _SMALLEST_VARIANCE_SHARE = 1e-4
+_MEAN = Chunk("texts", "mean")
+"""Names the mean of an entity's texts, whose slices share one field."""
+
+
+def chunk_shape(texts: KnowledgeShape, config: KSERConfig) -> KnowledgeShape:
+    """The chunks of an entity whose texts are `texts`, a text's slices in a row.
+
+    Raises ConfigError if slices do not fill a vector.
+    """
+    if config.chunks == "texts":
+        return texts
+    if texts.dim % config.slice:
+        raise ConfigError(
+            f"model.kser.slice is {config.slice}, and the encoder's vectors are {texts.dim} wide: "
+            "choose a slice that divides this width"
+        )
+    firsts = range(1, texts.dim, config.slice)
+    item, user = (
+        tuple(
+            Chunk(field, f"{factor} [{first}–{first + config.slice - 1}]")
+            for field, factor in ([_MEAN] if own and config.chunks == "slices" else own)
+            for first in firsts
+        )
+        for own in (texts.item_chunks, texts.user_chunks)
+    )
+    return KnowledgeShape(dim=config.slice, item_chunks=item, user_chunks=user)
 
 
 def centred_sample(vectors: ChunkVectors, side: Side) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,7 +77,7 @@ def places(field_C: Sequence[int]) -> list[list[int] | slice]:
 
 
 class FieldLinear(nn.Module):
-    """A Linear of its own for the chunks of each field."""
+    """A Linear of its own for the chunks of each field, or other group."""
 
     place_C: Tensor
 
@@ -74,34 +104,54 @@ class FieldLinear(nn.Module):
         return chunk_UCO if self._in_order else chunk_UCO[:, self.place_C]
 
 
-class ChunkProjection(nn.Module):
-    """x = LayerNorm(P_f (k − m_c) + b_f) + t_c: stored vectors to the work space.
-
-    m_c is what the chunk's texts have in common, and t_c tells a chunk from the others of its
-    entity.
-    """
-
-    mean_CD: Tensor
-
-    def __init__(self, dim: int, width: int, field_C: Sequence[int]) -> None:
-        super().__init__()
-        self.register_buffer("mean_CD", torch.zeros(len(field_C), dim))
-        self.map = FieldLinear(dim, width, field_C)
-        self.norm = nn.LayerNorm(width)
-        self.type_Cd = nn.Parameter(torch.empty(len(field_C), width))
-        nn.init.normal_(self.type_Cd, std=0.02)
-
-    def forward(self, vector_UCD: Tensor) -> Tensor:
-        """chunk_UCd."""
-        chunk_UCd: Tensor = self.norm(self.map(vector_UCD, self.mean_CD)) + self.type_Cd
-        return chunk_UCd
-
-
 class Projected(NamedTuple):
     """One side's chunks in the work space, each distinct entity once."""
 
     chunk_UCd: Tensor
     mask_UC: Tensor
+
+
+class ChunkProjection(nn.Module):
+    """x = LayerNorm(P_f (k − m_c) + b_f) + t_c: stored vectors to the work space.
+
+    m_c is what the chunk's texts have in common, and t_c tells a chunk from the others of its
+    entity. Slices at different places of a vector are different coordinates: each has its own P.
+    """
+
+    mean_CD: Tensor
+    """Of each text as it is stored."""
+
+    def __init__(
+        self, texts: tuple[int, int], field_C: Sequence[int], config: KSERConfig, num_slices: int
+    ) -> None:
+        super().__init__()
+        self._is_mean = config.chunks == "slices"
+        self._num_slices = num_slices
+        self.register_buffer("mean_CD", torch.zeros(texts))
+        map_C = [field * num_slices + c % num_slices for c, field in enumerate(field_C)]
+        self.map = FieldLinear(texts[1] // num_slices, config.dim, map_C)
+        self.norm = nn.LayerNorm(config.dim)
+        self.type_Cd = nn.Parameter(torch.empty(len(field_C), config.dim))
+        nn.init.normal_(self.type_Cd, std=0.02)
+
+    def cut(self, vector_UTD: Tensor, mask_UT: Tensor) -> tuple[Tensor, Tensor]:
+        """(chunk_UCI, mask_UC) of texts."""
+        if self._is_mean:
+            vector_UTD = masked_mean(vector_UTD, mask_UT)[:, None]
+            mask_UT = mask_UT.any(1, keepdim=True)
+        mask_UC = mask_UT.repeat_interleave(self._num_slices, dim=1)
+        width = vector_UTD.shape[2] // self._num_slices
+        return vector_UTD.reshape(*mask_UC.shape, width), mask_UC
+
+    def forward(self, known: SideKnowledge) -> Projected:
+        """The chunks of one side's entities."""
+        if self._is_mean:
+            chunk_UCI, mask_UC = self.cut(known.vector_UCD - self.mean_CD, known.mask_UC)
+            mapped_UCd = self.map(chunk_UCI)
+        else:
+            chunk_UCI, mask_UC = self.cut(known.vector_UCD, known.mask_UC)
+            mapped_UCd = self.map(chunk_UCI, self.mean_CD.view(-1, chunk_UCI.shape[2]))
+        return Projected(self.norm(mapped_UCd) + self.type_Cd, mask_UC)
 
 
 class SideProjections(nn.ModuleDict):
@@ -110,31 +160,40 @@ class SideProjections(nn.ModuleDict):
     def __init__(self, shape: KnowledgeShape, config: KSERConfig) -> None:
         super().__init__()
         self._width = config.dim
+        self.shape = chunk_shape(shape, config)
+        """Which chunks each side has."""
+        self._num_slices = shape.dim // self.shape.dim
         self.fields_of_sides: list[list[int]] = []
         """For each side, the field of each chunk."""
         for side in shape.sides:
-            fields = list(dict.fromkeys(chunk.field for chunk in shape.chunks(side)))
-            field_C = [fields.index(chunk.field) for chunk in shape.chunks(side)]
+            fields = list(dict.fromkeys(chunk.field for chunk in self.shape.chunks(side)))
+            field_C = [fields.index(chunk.field) for chunk in self.shape.chunks(side)]
             self.fields_of_sides.append(field_C)
-            self[side] = ChunkProjection(shape.dim, config.dim, field_C)
+            texts = (len(shape.chunks(side)), shape.dim)
+            self[side] = ChunkProjection(texts, field_C, config, self._num_slices)
 
     def start_from(self, vectors: ChunkVectors) -> None:
         """Start values that depend on the texts: chunks are centred, and every projection begins
-        with the same whitened principal directions, so that equal meanings of both sides lie close.
+        with the same whitened principal directions (of its place in a vector), so that equal
+        meanings of both sides lie close.
         """
         centred = []
         for side, project in self._each():
             mean_CD, centred_UCD, mask_UC = centred_sample(vectors, side)
             project.mean_CD.copy_(mean_CD)
-            centred.append(centred_UCD[mask_UC])
-        direction_Dd = _whitened_directions(torch.cat(centred), self._width)
-        with torch.no_grad():
-            for _, project in self._each():
-                project.map.weight_FIO[:, :, : direction_Dd.shape[1]] = direction_Dd
+            centred.append(project.cut(centred_UCD, mask_UC))
+        for place in range(self._num_slices):
+            here = slice(place, None, self._num_slices)
+            chunk_SI = torch.cat([chunk[:, here][mask[:, here]] for chunk, mask in centred])
+            direction_IO = _whitened_directions(chunk_SI, self._width)
+            with torch.no_grad():
+                for _, project in self._each():
+                    project.map.weight_FIO[here, :, : direction_IO.shape[1]] = direction_IO
 
     def forward(self, side: Side, known: SideKnowledge) -> Projected:
         """The chunks of one side."""
-        return Projected(self[side](known.vector_UCD), known.mask_UC)
+        projected: Projected = self[side](known)
+        return projected
 
     def _each(self) -> list[tuple[Side, ChunkProjection]]:
         return [(cast(Side, side), cast(ChunkProjection, own)) for side, own in self.items()]

@@ -49,6 +49,8 @@ class KSER(nn.Module):
         self._sides = shape.sides
         self.has_gates = config.gate != "none"
         self.project = SideProjections(shape, config)
+        self.shape = self.project.shape
+        """The chunks that gates weigh."""
         self._chunks_a_side = [len(fields) for fields in self.project.fields_of_sides]
         looks = [config.dim] if self.has_gates else []
         maps = [2 * config.dim] * config.layers if config.align else [config.dim]
@@ -119,7 +121,7 @@ class KSER(nn.Module):
         chunk_UCd = projected.chunk_UCd
         maps = [cast(Alignment, each).key_value(chunk_UCd) for each in self.align] or [chunk_UCd]
         look = self.filter.looks[self._sides.index(side)](projected) if self.filter else ()
-        present_UC = known.mask_UC.to(chunk_UCd.dtype)
+        present_UC = projected.mask_UC.to(chunk_UCd.dtype)
         return torch.cat([part.flatten(1) for part in (present_UC, *maps, *look)], dim=1)
 
     def _weighed(self, asking: Sequence[Tensor], knowledge: Mapping[Side, Known]) -> "_Chunks":
