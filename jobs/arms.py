@@ -69,9 +69,10 @@ def model_name(model: ModelConfig, strategy: Strategy) -> str:
     """Backbone and extractor, for people."""
     backbone = model.backbone if ":" in model.backbone else model.backbone.upper()
     extractor = model.extractor.upper()
+    taken = "all parameters" if model.extractor_from is None else "trained with another model"
     names: dict[Strategy, str] = {
         "base": f"{backbone} (base)",
-        "all_parameters": f"{backbone} + {extractor} (all parameters)",
+        "all_parameters": f"{backbone} + {extractor} ({taken})",
         "extractor_only": f"{backbone}, frozen, + {extractor} (extractor only)",
     }
     return names[strategy]

@@ -28,7 +28,7 @@ _METRICS = ("map", "ndcg", "clicks")
 def run(config: ExperimentConfig, console: Console) -> list[Artifact]:
     """The stages before, all models of the experiment, and a table of them.
 
-    Raises ConfigError if a strategy or the protocol is none of re-ranking's.
+    Raises ConfigError if a strategy, the protocol or the extractor is none of re-ranking's.
     """
     _check(config)
     pipeline = Pipeline(config, console)
@@ -112,6 +112,10 @@ def _check(config: ExperimentConfig) -> None:
         raise ConfigError(
             "training.strategies has 'extractor_only', and re-ranking has no such strategy: add "
             "training.strategies=[base,all_parameters]"
+        )
+    if config.model.extractor_from is not None:
+        raise ConfigError(
+            "model.extractor_from names a trained extractor, and re-ranking trains its own: drop it"
         )
     if config.training.protocol == "kar":
         raise ConfigError(

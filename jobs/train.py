@@ -22,6 +22,7 @@ from lorecast.jobs.cluster import connect
 from lorecast.jobs.console import Console
 from lorecast.jobs.relay import Relay, Wire
 from lorecast.training.recipe import CHOSEN_ON_TEST, Recipe
+from lorecast.training.transfer import extractor_source
 
 STAGE = "train"
 _THREADS = 1
@@ -92,6 +93,9 @@ def _spec(name: str, recipe: Recipe, dataset: Dataset, vectors: VectorsTable | N
     if recipe.uses_knowledge:
         assert vectors is not None, "a model with knowledge needs vectors"
         inputs["vectors"] = Artifact.open(vectors.path).fingerprint
+        if recipe.is_transfer:
+            source = extractor_source(recipe, inputs["dataset"], inputs["vectors"])
+            inputs["extractor"] = source.fingerprint
     if recipe.is_residual:
         inputs["base"] = _spec(name, recipe.base, dataset, None).fingerprint
     return StageSpec(
@@ -155,7 +159,10 @@ def _train(
 
 
 def _base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> Path | None:
-    """Where the backbone lies, or will lie, that an extractor is trained for."""
+    """Where the backbone lies, or will lie, that an extractor is trained for; or the model whose
+    extractor is used."""
+    if recipe.is_transfer and recipe.model.extractor_from is not None:
+        return Path(recipe.model.extractor_from).resolve()
     if not recipe.is_residual:
         return None
     workspace = Path(config.compute.workspace).resolve()

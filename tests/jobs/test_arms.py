@@ -8,3 +8,5 @@ def test_a_backbone_of_ones_own_keeps_its_spelling() -> None:
     assert model_name(ModelConfig(backbone="mymodel:Net"), "base") == "mymodel:Net (base)"
     told = model_name(ModelConfig(backbone="dcnv2"), "all_parameters")
     assert told == "DCNV2 + KSER (all parameters)"
+    taken = ModelConfig(backbone="dcnv2", extractor_from="there")
+    assert model_name(taken, "all_parameters") == "DCNV2 + KSER (trained with another model)"

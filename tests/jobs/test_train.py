@@ -179,3 +179,18 @@ def test_protocol_kar_says_that_the_test_part_chose(
     assert honest.facts["protocol"] == "honest"
     rows = [pq.read_table(a.path / "scores.parquet", columns=["label"]) for a in (kar, honest)]
     assert rows[0].equals(rows[1]), "both are measured on the test part"
+
+
+def test_an_extractor_is_taken_from_another_backbone(
+    trained: list[Artifact], workspace: Path, dataset: Dataset, vectors: VectorsTable
+) -> None:
+    source = trained[1]
+    config = _config(workspace, "model.backbone=dcnv2", f"model.extractor_from={source.path}")
+    ours = train.run(config, dataset, vectors, "all_parameters", 0, Console(quiet=True))
+    assert ours.manifest["inputs"]["extractor"] == source.fingerprint
+    theirs, weights = (load_file(a.path / "weights.safetensors") for a in (source, ours))
+    taken = [name for name in theirs if name.startswith("extractor.")]
+    assert taken
+    assert all(torch.equal(theirs[name], weights[name]) for name in taken)
+    assert torch.equal(theirs["features.table.weight"], weights["asking.table.weight"])
+    assert 0 < ours.facts["trained_parameters"] < ours.facts["parameters"]

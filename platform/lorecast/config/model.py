@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from lorecast.config.own_code import code_fingerprint, is_own
-from lorecast.config.section import Fraction, Positive, Section
+from lorecast.config.section import EXECUTION, Fraction, Positive, Section
 
 Gate = Literal["double_sigmoid", "sigmoid", "softmax", "sparsemax", "top_k", "none"]
 
@@ -202,6 +202,11 @@ class ModelConfig(Section):
     )
     kser: KSERConfig = Field(KSERConfig(), description="extractor: kser; mean: dim and chunks")
     hein: HEINConfig = Field(HEINConfig(), description="extractor: hein, moe, mlp (its experts)")
+    extractor_from: Annotated[str | None, EXECUTION] = Field(
+        None,
+        description="folder of a trained model (all_parameters) whose extractor is used as it is; "
+        "content decides identity",
+    )
     item_field: bool = Field(
         False, description="the items' texts as one more field of every item, histories included"
     )

@@ -146,4 +146,15 @@ class ExperimentConfig(Section):
                 "training.strategies has 'extractor_only', which model.item_field rules out: it "
                 "adds a field that a trained backbone lacks"
             )
+        if self.model.extractor_from is not None:
+            if "extractor_only" in self.training.strategies:
+                raise ValueError(
+                    "training.strategies has 'extractor_only', which trains an extractor, and "
+                    "model.extractor_from names a trained one: take all_parameters"
+                )
+            if self.model.item_field:
+                raise ValueError(
+                    "model.extractor_from takes over an extractor, and model.item_field is none: "
+                    "drop one of them"
+                )
         return self

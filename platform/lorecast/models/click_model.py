@@ -4,7 +4,7 @@ Shapes: B batch, C chunks of knowledge.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +75,11 @@ class ClickModel(nn.Module):
     Call `attach` before the first batch: what it sets is data, not weights, and stays out of
     `state_dict`.
 
-    Two forms. *Pooled*: the extractor adds fields, and everything is trained. *Residual* (KSER
-    only): it shifts the fields of a trained backbone, which stays as it is, weights and statistics;
-    before the first step the shift is zero, so the model scores like that backbone, bit for bit.
+    Two forms. *Pooled*: the extractor adds fields, and everything is trained; or all but the
+    extractor, if `config.extractor_from` is given: it and the features it asks with are another
+    model's and stay as they are. *Residual* (KSER only): it shifts the fields of a trained
+    backbone, which stays as it is, weights and statistics; before the first step the shift is zero,
+    so the model scores like that backbone, bit for bit.
     """
 
     def __init__(
@@ -91,6 +93,10 @@ class ClickModel(nn.Module):
         super().__init__()
         self.features = FeatureEmbedding(schema, config.embedding_dim)
         counts = self.features.counts
+        self.asking: FeatureEmbedding | None = None
+        """What a transferred extractor asks with; else it asks with `features`."""
+        if knowledge and config.extractor_from is not None:
+            self.asking = FeatureEmbedding(schema, config.embedding_dim)
         self.item_field = None
         if knowledge and config.item_field:
             self.item_field = ItemField(knowledge, config.embedding_dim)
@@ -108,9 +114,8 @@ class ClickModel(nn.Module):
         self.backbone = make_backbone(config, counts)
         self._backbone_name = config.backbone
         self._residual = residual
-        if residual:
-            for module in self._frozen:
-                module.requires_grad_(False)
+        for module in self._frozen:
+            module.requires_grad_(False)
         self.knowledge = knowledge
         self._shuffle = config.shuffle_knowledge
         self._vectors: ChunkVectors | None = None
@@ -129,7 +134,11 @@ class ClickModel(nn.Module):
 
     @property
     def _frozen(self) -> tuple[nn.Module, ...]:
-        return (self.features, self.backbone) if self._residual else ()
+        if self._residual:
+            return self.features, self.backbone
+        if self.asking:
+            return self.asking, cast(nn.Module, self.extractor)
+        return ()
 
     def train(self, mode: bool = True) -> Self:
         """As in torch; what is frozen stays in evaluation mode."""
@@ -145,6 +154,18 @@ class ClickModel(nn.Module):
         assert not unused.unexpected_keys, "the weights are a bare backbone's"
         assert all(name.startswith("extractor.") for name in unused.missing_keys)
 
+    def load_extractor(self, state: Mapping[str, Tensor]) -> None:
+        """Takes extractor and features of another model of the same dataset and vectors."""
+        assert self.asking, "the experiment names no model to take an extractor from"
+        taken = {
+            name.replace("features.", "asking.", 1): value
+            for name, value in state.items()
+            if name.startswith(("features.", "extractor."))
+        }
+        unused = self.load_state_dict(taken, strict=False)
+        assert not unused.unexpected_keys, "the extractor is the experiment's"
+        assert all(name.startswith(("features.", "backbone.")) for name in unused.missing_keys)
+
     def attach(
         self,
         items: SideFeatures,
@@ -156,6 +177,8 @@ class ClickModel(nn.Module):
         either where it lies. Raises EncodingError if the vectors are not of the model's shape."""
         assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
         self.features.attach(items, users)
+        if self.asking:
+            self.asking.attach(items, users)
         self._prestored = vectors if isinstance(vectors, EntityTables) else None
         self._vectors = None
         if vectors is not None and self.knowledge and not isinstance(vectors, EntityTables):
@@ -180,7 +203,8 @@ class ClickModel(nn.Module):
             assert isinstance(self.extractor, KSER)
             fields = self.extractor.shift(fields, self._known(batch))
         elif self.extractor:
-            extra_BXE, _ = self.extractor(fields, self._known(batch))
+            asking = self.asking(batch) if self.asking else fields
+            extra_BXE, _ = self.extractor(asking, self._known(batch))
             fields = fields.with_extra(extra_BXE)
         logit_B: Tensor = self.backbone(fields)
         check_logits(self._backbone_name, logit_B, len(batch))
@@ -189,7 +213,8 @@ class ClickModel(nn.Module):
     def gates(self, batch: Batch) -> Tensor:
         """gate_BC: ESFNet's weights, in the order of `gate_chunks`; 0: no text."""
         assert isinstance(self.extractor, KSER), "ask `has_gates` first"
-        return self.extractor.gates(self._fields(batch), self._known(batch))
+        asking = self.asking(batch) if self.asking else self._fields(batch)
+        return self.extractor.gates(asking, self._known(batch))
 
     def _fields(self, batch: Batch) -> Fields:
         """The features' fields and, of items, the one from their texts."""

@@ -43,6 +43,11 @@ class Recipe:
         return self.strategy == "extractor_only"
 
     @property
+    def is_transfer(self) -> bool:
+        """Whether the extractor is another model's, and stays as it is."""
+        return self.strategy == "all_parameters" and self.model.extractor_from is not None
+
+    @property
     def base(self) -> "Recipe":
         """The bare backbone with the same seed."""
         return replace(self, strategy="base")

@@ -63,10 +63,11 @@ def new_model(
 ) -> ClickModel:
     """The recipe's model with the start values of its seed, attached to the dataset.
 
-    `base`: folder of the trained bare backbone (strategy extractor_only).
+    `base`: folder of the trained model it builds on: the bare backbone (strategy extractor_only),
+    or the one whose extractor it takes (`model.extractor_from`).
     """
     assert (vectors is not None) == recipe.uses_knowledge
-    assert (base is not None) == recipe.is_residual
+    assert (base is not None) == (recipe.is_residual or recipe.is_transfer)
     torch.manual_seed(recipe.seed)
     model = ClickModel(
         recipe.model, dataset.schema, knowledge_shape(vectors), residual=recipe.is_residual
@@ -74,7 +75,8 @@ def new_model(
     model.attach(*feature_tables(dataset), vectors)
     model.start_from_vectors()
     if base is not None:
-        model.load_backbone(load_file(base / WEIGHTS))
+        load = model.load_extractor if recipe.is_transfer else model.load_backbone
+        load(load_file(base / WEIGHTS))
     return model.to(device)
 
 

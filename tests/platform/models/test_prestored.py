@@ -15,6 +15,7 @@ MORE = {
     "kser-without-context": {"kser": {"context": False}},
     "kser-bare": {"kser": {"gate": "none", "align": False}},
     "shuffled": {"shuffle_knowledge": True},
+    "transferred": {"extractor_from": "there"},
 }
 ALL = VARIANTS | MORE
 EACH = pytest.mark.parametrize("variant", ALL)
