@@ -30,19 +30,20 @@ _PUBLISHED_7B = 0.7571
 _SEEDS = (0, 1, 2, 3, 4)
 _BACKBONES = ("din", "deepfm")
 _SETTINGS = (
-    (),
-    ("model.dropout=0.3", "training.weight_decay=1.0"),
+    ("model.dropout=0.0", "training.weight_decay=0.0", "training.learning_rate=0.001"),
+    ("model.dropout=0.3", "training.weight_decay=1.0", "training.learning_rate=0.001"),
     ("model.dropout=0.3", "training.weight_decay=1.0", "training.learning_rate=0.0005"),
 )
 _KNOWLEDGE = {
-    "kser": ("model.item_field=true",),
-    "mean": ("model.item_field=true", "model.extractor=mean"),
-    "naive": ("model.item_field=true", "model.extractor=naive"),
+    name: (f"model.extractor={name}", "model.item_field=true") for name in ("kser", "mean", "naive")
 }
 
 
 def measure() -> Outcome:
-    bases, augmented = _rows("base", {"base": ()}), _rows("all_parameters", _KNOWLEDGE)
+    bases, augmented = (
+        _rows("base", {"base": ("model.item_field=false",)}),
+        _rows("all_parameters", _KNOWLEDGE),
+    )
     searched = _grid((*bases, *augmented), _SEEDS[:1]).run()
     chosen = [_best(rows, searched) for rows in (bases, augmented)]
     found = _grid(tuple(chosen), _SEEDS).run()

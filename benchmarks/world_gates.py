@@ -106,7 +106,7 @@ def _truth(
         table,
         generate(config.dataset.world_seed),
         dataset,
-        config.knowledge.llm.prompt_history,
+        config.knowledge.prompt_history,
         config.dataset.positive_rating,
     )
     found: dict[Side, NDArray[np.float64]] = {}
