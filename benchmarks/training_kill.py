@@ -24,7 +24,7 @@ from lorecast.jobs.console import Console
 from lorecast.jobs.pipeline import Pipeline
 
 BAR = "a killed worker and a killed driver resume from the last checkpoint; final metrics equal"
-_WORKER = "ray::_RayTrainWorker"
+_WORKER = "ray::RayTrainWorker"
 _TIMEOUT_S = 300
 
 
