@@ -1,5 +1,6 @@
 """prepare, whole: golden counts, properties of what it writes, and input it refuses."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -494,7 +495,10 @@ def test_collms_split_has_the_known_counts(data_folder: Path, tmp_path: Path) ->
     """Source: the table of CoLLM's notebook; warm rows have a user and an item of train."""
     folder = data_folder / "collm-ml-1m"
     if not folder.is_dir():
-        pytest.skip(f"no CoLLM split in {data_folder}")
+        reason = f"no CoLLM split in {data_folder}"
+        if os.environ.get("LORECAST_REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
     words = [f"dataset.path={folder}", f"compute.workspace={tmp_path}"]
     config = load_config(REPOSITORY / "configs" / "collm.yaml", words)
     artifact = prepare.run(config, Console(quiet=True))
