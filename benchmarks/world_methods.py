@@ -14,11 +14,19 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.harness import Outcome
-from benchmarks.studies.grid import ROOT
-from benchmarks.studies.world_rows import METHODS, NINE, SEEDS, grid, methods
+from benchmarks.studies.tables import (
+    PAIRED,
+    difference,
+    epoch_s,
+    lines,
+    on_test,
+    paired,
+    write_part,
+)
+from benchmarks.studies.world_rows import METHODS, NINE, PAGE, SEEDS, TITLE, grid, methods
 from lorecast.artifacts import Artifact
 from lorecast.drawing import COLOURS, figure
-from lorecast.evaluation.uncertainty import seed_test
+from lorecast.evaluation.tables import markdown
 from lorecast.training.trainer import WEIGHTS
 
 BAR = (
@@ -44,17 +52,18 @@ def measure() -> Outcome:
         for claim in _CLAIMS
     }
     unchanged = all(
-        _same_backbone(base, only)
+        same_backbone(base, only)
         for found in table.values()
         for base, only in zip(found["base"], found["extractor only"], strict=True)
     )
     cheaper = sum(
         _mean(found["extractor only"], "trained_parameters")
         < _mean(found["kser"], "trained_parameters")
-        and _epoch_s(found["extractor only"]) < _epoch_s(found["kser"])
+        and epoch_s(found["extractor only"]) < epoch_s(found["kser"])
         for found in table.values()
     )
-    _draw(table, ROOT / "docs" / "studies" / "world-methods.png")
+    _tell(table)
+    _draw(table, PAGE.with_name("world-methods.png"))
     return Outcome(
         figure=(
             ", ".join(f"{claim} on {count} of {len(NINE)}" for claim, count in won.items())
@@ -81,30 +90,26 @@ def summary(models: Sequence[Artifact]) -> dict[str, Any]:
         "test_log_loss": [round(f["metrics"]["test"]["log_loss"], 5) for f in facts],
         "test_gauc": [round(f["metrics"]["test"]["gauc"], 5) for f in facts],
         "epochs": [f["epochs"] for f in facts],
-        "epoch_s": round(_epoch_s(models), 3),
+        "epoch_s": round(epoch_s(models), 3),
         "trained_parameters": facts[0]["trained_parameters"],
     }
-
-
-def test_auc(models: Sequence[Artifact]) -> np.ndarray:
-    """A number a seed."""
-    return np.array([model.facts["metrics"]["test"]["auc"] for model in models])
 
 
 def _tests(found: Mapping[str, Sequence[Artifact]]) -> dict[str, dict[str, float]]:
     tests = {}
     for claim, (ours, theirs) in _CLAIMS.items():
-        paired = seed_test(test_auc(found[ours]) - test_auc(found[theirs]))
-        assert paired is not None
+        over_seeds = paired(found[ours], found[theirs])
+        assert over_seeds is not None
         tests[claim] = {
-            "difference": round(paired.mean, 5),
-            "half_width": round(paired.half_width, 5),
-            "p": round(paired.p, 5),
+            "difference": round(over_seeds.mean, 5),
+            "half_width": round(over_seeds.half_width, 5),
+            "p": round(over_seeds.p, 5),
         }
     return tests
 
 
-def _same_backbone(base: Artifact, only: Artifact) -> bool:
+def same_backbone(base: Artifact, only: Artifact) -> bool:
+    """Whether a model trained on a frozen backbone still has its weights."""
     theirs, ours = (load_file(model.path / WEIGHTS) for model in (base, only))
     return all(torch.equal(value, ours[name]) for name, value in theirs.items())
 
@@ -113,16 +118,37 @@ def _mean(models: Sequence[Artifact], fact: str) -> float:
     return float(np.mean([model.facts[fact] for model in models]))
 
 
-def _epoch_s(models: Sequence[Artifact]) -> float:
-    return _mean(models, "seconds") / _mean(models, "epochs")
+def _tell(table: Mapping[str, Mapping[str, Sequence[Artifact]]]) -> None:
+    claims = [
+        {
+            "backbone": backbone,
+            **{
+                claim: difference(found[ours], found[theirs])
+                for claim, (ours, theirs) in _CLAIMS.items()
+            },
+        }
+        for backbone, found in table.items()
+    ]
+    rows = [
+        {"backbone": backbone, **line}
+        for backbone, found in table.items()
+        for line in lines(found, "base")
+    ]
+    paragraphs = (
+        f"`make bar P=3a`: {len(SEEDS)} seeds, one setting for all rows, epochs by validation. "
+        + PAIRED,
+        markdown(claims),
+        "![test AUC of nine backbones](world-methods.png)",
+        markdown(rows),
+    )
+    write_part(PAGE, TITLE, "Methods on nine backbones", paragraphs)
 
 
 def _draw(table: Mapping[str, Mapping[str, Sequence[Artifact]]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     title = f"The embedded world: test AUC of nine backbones, {len(SEEDS)} seeds"
     with figure(path, title, width=9.0, height=4.2) as (_, axes):
         for place, (name, colour) in enumerate(zip(METHODS, COLOURS, strict=False)):
-            auc = np.stack([test_auc(table[backbone][name]) for backbone in NINE])
+            auc = np.stack([on_test(table[backbone][name]) for backbone in NINE])
             across = np.arange(len(NINE)) + 0.17 * (place - 1.5)
             axes.errorbar(
                 across, auc.mean(1), auc.std(1, ddof=1), fmt="o", ms=5, color=colour, label=name

@@ -3,6 +3,8 @@
 from benchmarks.studies.grid import ROOT, Grid, Row
 
 SEEDS = (0, 1, 2, 3, 4)
+PAGE = ROOT / "docs" / "studies" / "world.md"
+TITLE = "Study: the embedded world"
 NINE = ("din", "dien", "dcn", "dcnv2", "deepfm", "xdeepfm", "autoint", "fibinet", "fignn")
 """KAR's backbones."""
 METHODS = ("base", "hein", "kser", "extractor only")
