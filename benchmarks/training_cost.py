@@ -94,7 +94,7 @@ def _work() -> None:
     of_recipe = vectors if recipe.uses_knowledge else None
     with tempfile.TemporaryDirectory() as folder:
         base = None
-        if recipe.is_residual:
+        if recipe.is_injected:
             base = Path(folder)
             save_file(new_model(recipe.base, dataset, None).state_dict(), base / WEIGHTS)
         model = new_model(recipe, dataset, of_recipe, None, base)

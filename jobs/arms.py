@@ -70,10 +70,11 @@ def model_name(model: ModelConfig, strategy: Strategy) -> str:
     backbone = model.backbone if ":" in model.backbone else model.backbone.upper()
     extractor = model.extractor.upper()
     taken = "all parameters" if model.extractor_from is None else "trained with another model"
+    form = "" if model.injection == "residual" else f", {model.injection}"
     names: dict[Strategy, str] = {
         "base": f"{backbone} (base)",
         "all_parameters": f"{backbone} + {extractor} ({taken})",
-        "extractor_only": f"{backbone}, frozen, + {extractor} (extractor only)",
+        "extractor_only": f"{backbone}, frozen, + {extractor} (extractor only{form})",
     }
     return names[strategy]
 

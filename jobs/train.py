@@ -70,7 +70,7 @@ def run_recipes(
     workspace = Path(config.compute.workspace)
     specs = [_spec(config.name, recipe, dataset, vectors) for recipe in recipes]
     # Backbones come before what is built on them.
-    bases = [recipe.base for recipe in recipes if recipe.is_residual]
+    bases = [recipe.base for recipe in recipes if recipe.is_injected]
     wanted = [(recipe, _spec(config.name, recipe, dataset, None)) for recipe in bases]
     wanted += zip(recipes, specs, strict=True)
     once = {spec.fingerprint: (recipe, spec) for recipe, spec in wanted}
@@ -96,7 +96,7 @@ def _spec(name: str, recipe: Recipe, dataset: Dataset, vectors: VectorsTable | N
         if recipe.is_transfer:
             source = extractor_source(recipe, inputs["dataset"], inputs["vectors"])
             inputs["extractor"] = source.fingerprint
-    if recipe.is_residual:
+    if recipe.is_injected:
         inputs["base"] = _spec(name, recipe.base, dataset, None).fingerprint
     return StageSpec(
         stage=STAGE, name=f"{name}-{recipe.label}", identity=recipe.identity(), inputs=inputs
@@ -163,7 +163,7 @@ def _base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> 
     extractor is used."""
     if recipe.is_transfer and recipe.model.extractor_from is not None:
         return Path(recipe.model.extractor_from).resolve()
-    if not recipe.is_residual:
+    if not recipe.is_injected:
         return None
     workspace = Path(config.compute.workspace).resolve()
     return _spec(config.name, recipe.base, dataset, None).folder(workspace)

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lorecast.config.own_code import code_fingerprint, is_own
 from lorecast.config.section import EXECUTION, Fraction, Positive, Section
 
+Injection = Literal["residual", "widen", "logit"]
 Gate = Literal["double_sigmoid", "sigmoid", "softmax", "sparsemax", "top_k", "none"]
 
 
@@ -151,11 +152,11 @@ BACKBONES = (
     "sasrec",
     "mf",
 )
-_WITH_MLP = tuple(name for name in BACKBONES if name not in ("autoint", "fignn", "mf"))
+WITH_MLP = tuple(name for name in BACKBONES if name not in ("autoint", "fignn", "mf"))
 _READ_BY = {
     "attention_hidden": ("din", "dien"),
-    "mlp_hidden": _WITH_MLP,
-    "dropout": _WITH_MLP,
+    "mlp_hidden": WITH_MLP,
+    "dropout": WITH_MLP,
     "dien": ("dien",),
     "cross": ("dcn", "dcnv2", "gdcn"),
     "xdeepfm": ("xdeepfm",),
@@ -202,6 +203,12 @@ class ModelConfig(Section):
     )
     kser: KSERConfig = Field(KSERConfig(), description="extractor: kser; mean: dim and chunks")
     hein: HEINConfig = Field(HEINConfig(), description="extractor: hein, moe, mlp (its experts)")
+    injection: Injection = Field(
+        "residual",
+        description="where extractor_only acts on the frozen backbone: residual, its fields are "
+        "shifted (kser only); widen, its MLP's first layer has columns for the extractor's fields; "
+        "logit, an MLP of these adds to its logit",
+    )
     extractor_from: Annotated[str | None, EXECUTION] = Field(
         None,
         description="folder of a trained model (all_parameters) whose extractor is used as it is; "
@@ -218,6 +225,8 @@ class ModelConfig(Section):
         """What backbone and extractor do not read is left out. `extractor` and `kser` alone say how
         knowledge is used; a bare backbone drops these two."""
         identity = super().identity()
+        if self.injection == "residual":
+            del identity["injection"]
         own = is_own(self.backbone)
         for key, backbones in _READ_BY.items():
             is_default = getattr(self, key) == type(self).model_fields[key].default

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from lorecast.config.dataset import DatasetConfig
 from lorecast.config.knowledge import EncodingConfig, KnowledgeConfig
-from lorecast.config.model import ModelConfig
+from lorecast.config.model import WITH_MLP, ModelConfig
 from lorecast.config.reranking import RerankingConfig
 from lorecast.config.section import EXECUTION, Positive, Section, Strategy, TrainingProtocol
 
@@ -136,10 +136,19 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _strategies_fit_the_extractor(self) -> Self:
         shifts = self.model.extractor == "kser" and self.model.kser.align
-        if "extractor_only" in self.training.strategies and not shifts:
+        injection = self.model.injection
+        if "extractor_only" in self.training.strategies and injection == "residual" and not shifts:
             raise ValueError(
                 "training.strategies has 'extractor_only', for which model.extractor must be "
-                "'kser' with model.kser.align: others add fields that a trained backbone lacks"
+                "'kser' with model.kser.align: others add fields that a trained backbone lacks; "
+                "model.injection=widen or logit takes them"
+            )
+        widens = self.model.backbone in WITH_MLP and self.model.mlp_hidden
+        if "extractor_only" in self.training.strategies and injection == "widen" and not widens:
+            raise ValueError(
+                f"model.injection is 'widen', and {self.model.backbone} has no MLP with a first "
+                f"layer to widen; take residual or logit, or one of {', '.join(WITH_MLP)} with "
+                "model.mlp_hidden"
             )
         if "extractor_only" in self.training.strategies and self.model.item_field:
             raise ValueError(

@@ -201,7 +201,7 @@ class Bundle:
         model's.
         """
         model = ClickModel(
-            self.model, self.schema, self.knowledge, residual=self.strategy == "extractor_only"
+            self.model, self.schema, self.knowledge, injected=self.strategy == "extractor_only"
         )
         model.attach(*feature_tables(self), knowledge)
         model.load_state_dict(load_file(self.path / WEIGHTS))

@@ -4,6 +4,7 @@ Shapes: B batch, C chunks of knowledge.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Self, cast
 
 import torch
@@ -40,6 +41,7 @@ from lorecast.models.knowledge import (
     gather_side,
     shuffled,
 )
+from lorecast.models.layers import linear, zero_linear
 from lorecast.models.prestored import EntityTables, Known, StoredRows
 
 _BACKBONES: dict[str, type[nn.Module]] = {
@@ -77,9 +79,10 @@ class ClickModel(nn.Module):
 
     Two forms. *Pooled*: the extractor adds fields, and everything is trained; or all but the
     extractor, if `config.extractor_from` is given: it and the features it asks with are another
-    model's and stay as they are. *Residual* (KSER only): it shifts the fields of a trained
-    backbone, which stays as it is, weights and statistics; before the first step the shift is zero,
-    so the model scores like that backbone, bit for bit.
+    model's and stay as they are. *Injected*: a trained backbone, made without the extractor's
+    fields, stays as it is, weights and statistics, and `config.injection` says where the extractor
+    acts on it. Before the first step that adds zero, so the model scores like that backbone, bit
+    for bit.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class ClickModel(nn.Module):
         schema: FeatureSchema,
         knowledge: KnowledgeShape | None,
         *,
-        residual: bool = False,
+        injected: bool = False,
     ) -> None:
         super().__init__()
         self.features = FeatureEmbedding(schema, config.embedding_dim)
@@ -101,19 +104,23 @@ class ClickModel(nn.Module):
         if knowledge and config.item_field:
             self.item_field = ItemField(knowledge, config.embedding_dim)
             counts = counts._replace(target=counts.target + 1, history=counts.history + 1)
-        if residual:
+        self._injection = config.injection if injected else None
+        if self._injection == "residual":
             assert knowledge
             assert config.extractor == "kser", "the residual form is KSER's"
             self.extractor: Extractor | None = KSER(config, knowledge, counts, residual=True)
         else:
             make = _EXTRACTORS[config.extractor]
             self.extractor = make(config, knowledge, counts) if knowledge else None
-        if self.extractor and not residual:
+        self.join: nn.Module | None = None
+        """Maps the extractor's fields to where they join an injected model."""
+        if self.extractor and self._injection in ("widen", "logit"):
+            self.join = _join(config, self.extractor.num_fields * counts.dim)
+        elif self.extractor and not injected:
             counts = counts._replace(extra=counts.extra + self.extractor.num_fields)
         make_backbone = _BACKBONES.get(config.backbone) or own_backbone(config.backbone)
         self.backbone = make_backbone(config, counts)
         self._backbone_name = config.backbone
-        self._residual = residual
         for module in self._frozen:
             module.requires_grad_(False)
         self.knowledge = knowledge
@@ -134,7 +141,7 @@ class ClickModel(nn.Module):
 
     @property
     def _frozen(self) -> tuple[nn.Module, ...]:
-        if self._residual:
+        if self._injection:
             return self.features, self.backbone
         if self.asking:
             return self.asking, cast(nn.Module, self.extractor)
@@ -148,11 +155,11 @@ class ClickModel(nn.Module):
         return self
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the weights of a bare backbone of the same experiment (residual form)."""
-        assert self._residual, "a pooled model starts from the seed"
+        """Takes the weights of a bare backbone of the same experiment (injected form)."""
+        assert self._injection, "a pooled model starts from the seed"
         unused = self.load_state_dict(dict(state), strict=False)
         assert not unused.unexpected_keys, "the weights are a bare backbone's"
-        assert all(name.startswith("extractor.") for name in unused.missing_keys)
+        assert all(name.startswith(("extractor.", "join.")) for name in unused.missing_keys)
 
     def load_extractor(self, state: Mapping[str, Tensor]) -> None:
         """Takes extractor and features of another model of the same dataset and vectors."""
@@ -199,16 +206,22 @@ class ClickModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """logit_B. Raises TrainingError if the backbone gives something else."""
         fields = self._fields(batch)
-        if self._residual:
+        added_B1: Tensor | None = None
+        if self._injection == "residual":
             assert isinstance(self.extractor, KSER)
             fields = self.extractor.shift(fields, self._known(batch))
         elif self.extractor:
             asking = self.asking(batch) if self.asking else fields
             extra_BXE, _ = self.extractor(asking, self._known(batch))
-            fields = fields.with_extra(extra_BXE)
+            if self.join is None:
+                fields = fields.with_extra(extra_BXE)
+            elif self._injection == "widen":
+                fields = replace(fields, beside_BH=self.join(extra_BXE.flatten(1)))
+            else:
+                added_B1 = self.join(extra_BXE.flatten(1))
         logit_B: Tensor = self.backbone(fields)
         check_logits(self._backbone_name, logit_B, len(batch))
-        return logit_B
+        return logit_B if added_B1 is None else logit_B + added_B1.squeeze(1)
 
     def gates(self, batch: Batch) -> Tensor:
         """gate_BC: ESFNet's weights, in the order of `gate_chunks`; 0: no text."""
@@ -251,6 +264,14 @@ class ClickModel(nn.Module):
             return known
         assert self._vectors, "attach the vectors first"
         return gather(self._vectors, self.knowledge, batch)
+
+
+def _join(config: ModelConfig, inputs: int) -> nn.Module:
+    """Of an extractor's fields in a row: `widen`, their columns in the backbone's first layer;
+    `logit`, w·MLP of them. Either starts at zero."""
+    if config.injection == "widen":
+        return zero_linear(inputs, config.mlp_hidden[0], bias=False)
+    return nn.Sequential(linear(inputs, inputs), nn.ReLU(), zero_linear(inputs, 1, bias=False))
 
 
 def check_vectors(

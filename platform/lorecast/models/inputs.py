@@ -144,6 +144,8 @@ class Fields:
     """The user's features and the context's, then what an extractor adds."""
     user_row_B: Tensor | None = None
     """For a backbone that knows users by themselves."""
+    beside_BH: Tensor | None = None
+    """What joins the first layer of a backbone's MLP, as wide as that is (`layers.Layers`)."""
 
     def with_extra(self, extra_BXE: Tensor) -> "Fields":
         """These fields and further extra ones."""

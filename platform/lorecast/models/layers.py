@@ -16,26 +16,41 @@ def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     return layer
 
 
-def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+def zero_linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     """A Linear that starts at zero, so that what it adds starts as nothing."""
-    layer = nn.Linear(inputs, outputs)
+    layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
-def mlp(inputs: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+class Layers(nn.Sequential):
+    """Layers in a row. `beside_BH` joins what the first one gives, before its activation: as if it
+    had more inputs, and this were their part of its sums."""
+
+    def forward(self, x_BK: Tensor, beside_BH: Tensor | None = None) -> Tensor:
+        """What the last layer gives."""
+        x_BH = x_BK
+        for place, layer in enumerate(self):
+            x_BH = layer(x_BH)
+            if place == 0 and beside_BH is not None:
+                x_BH = x_BH + beside_BH
+        return x_BH
+
+
+def mlp(inputs: int, hidden: Sequence[int], dropout: float) -> Layers:
     """Linear, ReLU and dropout for each hidden width, then one logit."""
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [linear(inputs, width), nn.ReLU(), nn.Dropout(dropout)]
         inputs = width
-    return nn.Sequential(*layers, linear(inputs, 1))
+    return Layers(*layers, linear(inputs, 1))
 
 
-def tower(inputs: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+def tower(inputs: int, hidden: Sequence[int], dropout: float) -> Layers:
     """`mlp` without its last layer: as wide as the last of `hidden`."""
-    return nn.Sequential(*list(mlp(inputs, hidden, dropout))[:-1])
+    return Layers(*list(mlp(inputs, hidden, dropout))[:-1])
 
 
 class Dice(nn.Module):

@@ -38,8 +38,8 @@ class Recipe:
         return self.strategy != "base"
 
     @property
-    def is_residual(self) -> bool:
-        """Whether the extractor shifts a backbone that is trained before and stays as it is."""
+    def is_injected(self) -> bool:
+        """Whether the extractor acts on a backbone that is trained before and stays as it is."""
         return self.strategy == "extractor_only"
 
     @property
@@ -57,6 +57,8 @@ class Recipe:
         model = self.model.identity()
         if not self.uses_knowledge:
             del model["extractor"], model["kser"]
+        if not self.is_injected:
+            model.pop("injection", None)
         training = self.training.identity()
         del training["strategies"], training["seeds"]
         return {"model": model, "training": training, "strategy": self.strategy, "seed": self.seed}

@@ -67,10 +67,10 @@ def new_model(
     or the one whose extractor it takes (`model.extractor_from`).
     """
     assert (vectors is not None) == recipe.uses_knowledge
-    assert (base is not None) == (recipe.is_residual or recipe.is_transfer)
+    assert (base is not None) == (recipe.is_injected or recipe.is_transfer)
     torch.manual_seed(recipe.seed)
     model = ClickModel(
-        recipe.model, dataset.schema, knowledge_shape(vectors), residual=recipe.is_residual
+        recipe.model, dataset.schema, knowledge_shape(vectors), injected=recipe.is_injected
     )
     model.attach(*feature_tables(dataset), vectors)
     model.start_from_vectors()
@@ -100,7 +100,7 @@ def train(
         splits.valid,
         recipe.training,
         seed=recipe.seed,
-        keeps_start=recipe.is_residual,
+        keeps_start=recipe.is_injected,
         checkpoints=checkpoints,
         compiles=compiles,
         on_rows=on_rows,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from lorecast.artifacts import fingerprint
 from lorecast.config import ModelConfig, load_config
 from lorecast.config import model as model_config
+from lorecast.config.model import WITH_MLP, Injection
 from lorecast.data.dataset import FeatureSchema
 from lorecast.errors import ConfigError
 from lorecast.models.backbones.deepfm import second_order
@@ -208,7 +210,16 @@ def test_takes_what_kser_adds(config: ModelConfig, rng: np.random.Generator) -> 
 
 
 @pytest.mark.invariant
-@BACKBONES
+@pytest.mark.parametrize(
+    "config",
+    [
+        config.model_copy(update={"injection": injection})
+        for config in CONFIGS
+        for injection in get_args(Injection)
+        if injection != "widen" or config.backbone in WITH_MLP
+    ],
+    ids=lambda c: f"{c.backbone}-{c.dien.evolution}-{c.injection}",
+)
 def test_frozen_it_scores_as_before_until_kser_moves(
     config: ModelConfig, rng: np.random.Generator
 ) -> None:
@@ -216,12 +227,17 @@ def test_frozen_it_scores_as_before_until_kser_moves(
     features = planted.codes(rng)
     bare = ClickModel(config, planted.SCHEMA, None).eval()
     bare.attach(*features, None)
-    shifted = ClickModel(config, planted.SCHEMA, planted.SHAPE, residual=True).eval()
-    shifted.attach(*features, vectors)
-    shifted.load_backbone(bare.state_dict())
+    injected = ClickModel(config, planted.SCHEMA, planted.SHAPE, injected=True).eval()
+    injected.attach(*features, vectors)
+    injected.load_backbone(bare.state_dict())
     batch = Batch.of(samples)
     with torch.inference_mode():
-        torch.testing.assert_close(shifted(batch), bare(batch), atol=0, rtol=0)
+        torch.testing.assert_close(injected(batch), bare(batch), atol=0, rtol=0)
+    zeros = {name: p for name, p in injected.named_parameters() if p.requires_grad and not p.any()}
+    injected(batch).sum().backward()
+    moving = [name for name, p in zeros.items() if p.grad is not None and p.grad.any()]
+    places = {"residual": "extractor.moves.", "widen": "join.", "logit": "join.2."}
+    assert any(name.startswith(places[config.injection]) for name in moving)
 
 
 def test_pooling_averages_real_steps_and_gives_zeros_for_none() -> None:

@@ -1,6 +1,6 @@
 import torch
 
-from lorecast.models.layers import Dice, zero_linear
+from lorecast.models.layers import Dice, Layers, mlp, tower, zero_linear
 
 
 def test_dice_scores_a_row_alone_as_among_others() -> None:
@@ -33,3 +33,15 @@ def test_dice_survives_batches_too_small_for_statistics() -> None:
 
 def test_zero_linear_adds_nothing() -> None:
     assert not zero_linear(3, 2)(torch.randn(5, 3)).any()
+
+
+def test_what_stands_beside_joins_the_first_layer_alone() -> None:
+    torch.manual_seed(0)
+    layers, x_BK, beside_BH = mlp(3, (4, 2), 0.0), torch.randn(5, 3), torch.randn(5, 4)
+    first, *rest = layers
+    expected = torch.nn.Sequential(*rest)(first(x_BK) + beside_BH)
+    torch.testing.assert_close(layers(x_BK, beside_BH), expected)
+    torch.testing.assert_close(layers(x_BK), torch.nn.Sequential(*layers)(x_BK))
+    none = tower(3, (), 0.0)
+    assert isinstance(none, Layers)
+    assert none(x_BK) is x_BK

@@ -22,12 +22,15 @@ EACH = pytest.mark.parametrize("variant", ALL)
 
 
 def model_of(
-    variant: str, vectors: planted.Vectors | EntityTables, *, residual: bool = False
+    variant: str, vectors: planted.Vectors | EntityTables, *, injection: str | None = None
 ) -> ClickModel:
     """A model away from its start values; the same one for every `vectors`."""
     torch.manual_seed(0)
-    config = ModelConfig.model_validate({"embedding_dim": 8, **ALL[variant]})
-    model = ClickModel(config, planted.SCHEMA, planted.SHAPE, residual=residual)
+    config = ModelConfig.model_validate(
+        {"embedding_dim": 8, "injection": injection or "residual", **ALL[variant]}
+    )
+    injected = injection is not None
+    model = ClickModel(config, planted.SCHEMA, planted.SHAPE, injected=injected)
     model.attach(*planted.codes(np.random.default_rng(1)), vectors)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -80,14 +83,20 @@ def test_scores_are_those_of_the_vectors(
 
 
 @pytest.mark.invariant
-@pytest.mark.parametrize("variant", ["kser", "kser-slices", "kser-both"])
+@pytest.mark.parametrize(
+    ("variant", "injection"),
+    [
+        *((variant, "residual") for variant in ("kser", "kser-slices", "kser-both")),
+        *((variant, injection) for variant in ("kser", "hein") for injection in ("widen", "logit")),
+    ],
+)
 @torch.inference_mode()
-def test_the_residual_form_scores_alike(
-    variant: str, samples: tuple[Batch, planted.Vectors]
+def test_the_injected_forms_score_alike(
+    variant: str, injection: str, samples: tuple[Batch, planted.Vectors]
 ) -> None:
     batch, vectors = samples
-    online = model_of(variant, vectors, residual=True)
-    prestored = model_of(variant, tables(online), residual=True)
+    online = model_of(variant, vectors, injection=injection)
+    prestored = model_of(variant, tables(online), injection=injection)
     torch.testing.assert_close(prestored(batch), online(batch), atol=1e-5, rtol=0)
 
 

@@ -3,15 +3,24 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lorecast.config import ModelConfig, TrainingConfig
+from lorecast.config import ModelConfig, TrainingConfig, load_config
+from lorecast.errors import ConfigError
 from lorecast.models.click_model import ClickModel
 from lorecast.training.loop import fit, predict
 from lorecast.training.splits import Labelled
 from tests import planted
 
 CONFIG = ModelConfig(embedding_dim=8)
+VARIANTS = {
+    "residual": CONFIG,
+    "widen": ModelConfig(embedding_dim=8, injection="widen"),
+    "logit": ModelConfig(embedding_dim=8, injection="logit"),
+    "widen for hein": ModelConfig(embedding_dim=8, injection="widen", extractor="hein"),
+}
+TRAINED = ("extractor.", "join.")
+EACH = pytest.mark.parametrize("variant", VARIANTS)
 TRAINING = TrainingConfig(epochs=6, batch_size=256, learning_rate=3e-3)
 
 
@@ -33,9 +42,9 @@ def base(parts: tuple[list[Labelled], planted.Vectors]) -> ClickModel:
     return model.eval()
 
 
-def residual(base: ClickModel, vectors: planted.Vectors) -> ClickModel:
+def injected(variant: str, base: ClickModel, vectors: planted.Vectors) -> ClickModel:
     torch.manual_seed(1)
-    model = ClickModel(CONFIG, planted.SCHEMA, planted.SHAPE, residual=True)
+    model = ClickModel(VARIANTS[variant], planted.SCHEMA, planted.SHAPE, injected=True)
     model.attach(*planted.codes(np.random.default_rng(1)), vectors)
     model.start_from_vectors()
     model.load_backbone(base.state_dict())
@@ -44,26 +53,29 @@ def residual(base: ClickModel, vectors: planted.Vectors) -> ClickModel:
 
 def frozen(model: ClickModel) -> dict[str, Tensor]:
     state = model.state_dict()
-    return {name: value.clone() for name, value in state.items() if "extractor." not in name}
+    return {name: value.clone() for name, value in state.items() if not name.startswith(TRAINED)}
 
 
 @pytest.mark.invariant
+@EACH
 def test_before_the_first_step_it_scores_like_the_backbone(
-    parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
+    variant: str, parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
 ) -> None:
     (_, _, test), vectors = parts
     np.testing.assert_array_equal(
-        predict(residual(base, vectors), test.rows), predict(base, test.rows)
+        predict(injected(variant, base, vectors), test.rows), predict(base, test.rows)
     )
 
 
 @pytest.mark.invariant
+@EACH
 def test_training_moves_the_extractor_alone_and_helps(
-    parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
+    variant: str, parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
 ) -> None:
     (train, valid, test), vectors = parts
-    model = residual(base, vectors)
+    model = injected(variant, base, vectors)
     before = frozen(model)
+    assert before.keys() == base.state_dict().keys()
     trained = fit(model, train, valid, TRAINING, seed=0, keeps_start=True)
     after = frozen(model)
     assert before.keys() == after.keys()
@@ -79,7 +91,7 @@ def test_what_only_hurts_is_not_kept(
     parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
 ) -> None:
     (train, valid, _), vectors = parts
-    model = residual(base, vectors)
+    model = injected("residual", base, vectors)
     against = Labelled(train.rows, 1 - train.label_B)
     trained = fit(model, against, valid, TRAINING, seed=0, keeps_start=True)
     assert trained.best_epoch == 0
@@ -87,11 +99,12 @@ def test_what_only_hurts_is_not_kept(
     np.testing.assert_array_equal(predict(model, valid.rows), predict(base, valid.rows))
 
 
+@EACH
 def test_every_parameter_of_the_extractor_learns(
-    parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
+    variant: str, parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
 ) -> None:
     (train, _, _), vectors = parts
-    model = residual(base, vectors).train()
+    model = injected(variant, base, vectors).train()
     assert not model.backbone.training
     with torch.no_grad():
         for parameter in model.parameters():
@@ -99,4 +112,47 @@ def test_every_parameter_of_the_extractor_learns(
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model(train.rows.slice(0, 256)).square().sum().backward()
     learning = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert learning == {name for name, _ in model.named_parameters() if "extractor." in name}
+    assert learning == {name for name, _ in model.named_parameters() if name.startswith(TRAINED)}
+
+
+@torch.inference_mode()
+def test_widened_it_is_a_first_layer_with_more_inputs(
+    parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
+) -> None:
+    (_, _, test), vectors = parts
+    model = injected("widen", base, vectors).eval()
+    assert isinstance(model.join, nn.Linear)
+    nn.init.normal_(model.join.weight)
+    wide = ClickModel(CONFIG, planted.SCHEMA, planted.SHAPE)
+    wide.attach(*planted.codes(np.random.default_rng(1)), vectors)
+    state = dict(model.state_dict())
+    first = state["backbone.head.0.weight"]
+    state["backbone.head.0.weight"] = torch.cat([first, state.pop("join.weight")], dim=1)
+    wide.load_state_dict(state)
+    batch = test.rows.slice(0, 200)
+    torch.testing.assert_close(model(batch), wide.eval()(batch), atol=1e-5, rtol=0)
+    assert not torch.allclose(model(batch), base(batch), atol=1e-2)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.extractor=hein"], r"model\.extractor must be .*model\.injection=widen or logit"),
+        (["model.kser.align=false"], r"'kser' with model\.kser\.align"),
+        (["model.injection=widen", "model.backbone=fignn"], "fignn has no MLP .*one of din, dien,"),
+        (["model.injection=widen", "model.mlp_hidden=[]"], r"din has no MLP .*model\.mlp_hidden"),
+        (["model.injection=widen", "model.backbone=my:Net"], "my:Net has no MLP"),
+        (["model.injection=logit", "model.item_field=true"], r"model\.item_field rules out"),
+    ],
+)
+def test_what_cannot_be_injected_is_refused(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(None, ["training.strategies=[extractor_only]", *overrides])
+    assert load_config(None, overrides)
+
+
+@pytest.mark.parametrize("words", ["widen model.extractor=hein", "logit model.backbone=fignn"])
+def test_what_can_be_injected_is_accepted(words: str) -> None:
+    overrides = f"training.strategies=[extractor_only] model.injection={words}"
+    assert load_config(None, overrides.split()).model.injection in words

@@ -34,6 +34,23 @@ def test_the_bare_backbone_does_not_depend_on_the_extractor() -> None:
     assert _identity(config, "all_parameters") != _identity(wider, "all_parameters")
 
 
+def test_the_injection_is_of_extractor_only_alone_and_of_old_models_the_residual() -> None:
+    plain = load_config()
+    widened = load_config(None, ["model.injection=widen"])
+    assert plain.identity() == load_config(None, ["model.injection=residual"]).identity()
+    assert "injection" not in plain.model.identity()
+    assert widened.model.identity() == plain.model.identity() | {"injection": "widen"}
+    before: dict[Strategy, str] = {
+        "base": "da7379485992277071bbe66c82c30e83",
+        "all_parameters": "334309511347d6f8cf427833c4e306a7",
+        "extractor_only": "8bcfaa7c96d4ee0ce8760e8e26b47938",
+    }
+    assert {strategy: _identity(plain, strategy) for strategy in before} == before
+    for strategy in ("base", "all_parameters"):
+        assert _identity(plain, strategy) == _identity(widened, strategy)
+    assert _identity(plain, "extractor_only") != _identity(widened, "extractor_only")
+
+
 def test_protocol_kar_makes_another_model_and_says_so() -> None:
     honest, kar = (
         Recipe(model=config.model, training=config.training, strategy="extractor_only", seed=3)

@@ -78,7 +78,7 @@ class DCN(nn.Module):
         start_BW = crossed_BW = pooled_fields(fields).flatten(1)
         for layer in self.cross:
             crossed_BW = layer(start_BW, crossed_BW)
-        both_BH = torch.cat([crossed_BW, self.deep(start_BW)], dim=1)
+        both_BH = torch.cat([crossed_BW, self.deep(start_BW, fields.beside_BH)], dim=1)
         logit_B: Tensor = self.head(both_BH).squeeze(1)
         return logit_B
 

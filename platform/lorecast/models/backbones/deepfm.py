@@ -29,7 +29,8 @@ class DeepFM(nn.Module):
         field_BFE = pooled_fields(fields)
         flat_BK = field_BFE.flatten(1)
         second_B = second_order(field_BFE[:, : self._num_crossed])
-        logit_B: Tensor = (self.first_order(flat_BK) + self.deep(flat_BK)).squeeze(1) + second_B
+        linear_B1, deep_B1 = self.first_order(flat_BK), self.deep(flat_BK, fields.beside_BH)
+        logit_B: Tensor = (linear_B1 + deep_B1).squeeze(1) + second_B
         return logit_B
 
 

@@ -39,7 +39,7 @@ class DIEN(nn.Module):
         steps_BLK, mask_BL = _padded_last(fields.history.steps(), fields.history.mask_BL)
         interest_BW = self._interest(target_BW, self.extract(steps_BLK)[0], mask_BL)
         features = [interest_BW, target_BW, fields.extra_BXE.flatten(1)]
-        logit_B: Tensor = self.head(torch.cat(features, dim=1)).squeeze(1)
+        logit_B: Tensor = self.head(torch.cat(features, dim=1), fields.beside_BH).squeeze(1)
         return logit_B
 
     def _interest(self, target_BW: Tensor, states_BLW: Tensor, mask_BL: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class DIN(nn.Module):
         by_step_BLH = history.mapped(of_step_HW @ self.step.weight, of_step_HW @ self.step.bias)
         interest_BW = self.attention(target_BW, steps_BLW, history.mask_BL, by_step_BLH)
         features = [interest_BW, target_BW, fields.extra_BXE.flatten(1)]
-        logit_B: Tensor = self.head(torch.cat(features, dim=1)).squeeze(1)
+        logit_B: Tensor = self.head(torch.cat(features, dim=1), fields.beside_BH).squeeze(1)
         return logit_B
 
 

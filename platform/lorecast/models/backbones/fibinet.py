@@ -28,7 +28,8 @@ class FiBiNet(nn.Module):
         field_BFE = pooled_fields(fields)
         weighed_BFE = field_BFE * self.importance(field_BFE)[:, :, None]
         crosses = [self.cross(field_BFE), self.cross(weighed_BFE)]
-        logit_B: Tensor = self.head(torch.cat(crosses, dim=1).flatten(1)).squeeze(1)
+        cross_BK = torch.cat(crosses, dim=1).flatten(1)
+        logit_B: Tensor = self.head(cross_BK, fields.beside_BH).squeeze(1)
         return logit_B
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lorecast.config import ModelConfig
 from lorecast.models.inputs import FieldCounts, Fields
-from lorecast.models.layers import linear
+from lorecast.models.layers import Layers, linear
 from lorecast.models.pooled import num_pooled, pooled_fields
 
 
@@ -37,8 +37,8 @@ class FinalNet(nn.Module):
         field_BEF = field_BFE.transpose(1, 2).contiguous()
         gate_BFE = self.gate(field_BEF).transpose(1, 2)
         gated_BFE = torch.cat([field_BFE, field_BFE * gate_BFE], dim=1)
-        logits_B1 = self.gated_block(gated_BFE.flatten(1)) + self.plain_block(field_BFE.flatten(1))
-        logit_B: Tensor = logits_B1.squeeze(1) / 2
+        plain_B1 = self.plain_block(field_BFE.flatten(1), fields.beside_BH)
+        logit_B: Tensor = (self.gated_block(gated_BFE.flatten(1)) + plain_B1).squeeze(1) / 2
         return logit_B
 
 
@@ -58,10 +58,10 @@ class FactorizedInteraction(nn.Module):
 
 def _block(
     inputs: int, hidden: Sequence[int], dropout: float, activation: type[nn.Module]
-) -> nn.Sequential:
+) -> Layers:
     """A factorized interaction, activation and dropout for each hidden width, then one logit."""
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [FactorizedInteraction(inputs, width), activation(), nn.Dropout(dropout)]
         inputs = width
-    return nn.Sequential(*layers, linear(inputs, 1))
+    return Layers(*layers, linear(inputs, 1))

@@ -40,7 +40,8 @@ class SASRec(nn.Module):
         target_BW, state_Bd = fields.target_BNE.flatten(1), self._state(fields)
         score_B = (state_Bd * self.target(target_BW)).sum(1)
         features = [state_Bd, target_BW, fields.extra_BXE.flatten(1)]
-        logit_B: Tensor = score_B + self.head(torch.cat(features, dim=1)).squeeze(1)
+        by_head_B1 = self.head(torch.cat(features, dim=1), fields.beside_BH)
+        logit_B: Tensor = score_B + by_head_B1.squeeze(1)
         return logit_B
 
     def _state(self, fields: Fields) -> Tensor:

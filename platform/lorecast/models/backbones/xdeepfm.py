@@ -31,7 +31,8 @@ class XDeepFM(nn.Module):
     def forward(self, fields: Fields) -> Tensor:
         """logit_B."""
         field_BFE = pooled_fields(fields)
-        both_BK = torch.cat([self.cross(field_BFE), self.deep(field_BFE.flatten(1))], dim=1)
+        deep_BH = self.deep(field_BFE.flatten(1), fields.beside_BH)
+        both_BK = torch.cat([self.cross(field_BFE), deep_BH], dim=1)
         logit_B: Tensor = self.head(both_BK).squeeze(1)
         return logit_B
 
