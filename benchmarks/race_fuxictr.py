@@ -8,8 +8,8 @@ default), which may use the machine's other cores; its reading of files is not i
 Same features, embeddings of 32, attention [32, 16] with Dice, MLP [200, 80], three cross layers,
 Adam at 1e-3 without decay, no dropout. What stays different, each by its own code:
 FuxiCTR clips gradients and starts embeddings smaller; its DIN attends over a step's item and
-categories and averages the ratings, where ours first maps all of a step to an item's width; its
-DCNv2 ends in one linear layer, ours in another MLP [200, 80].
+categories and averages the ratings, where ours first maps all of a step to an item's width. DCNv2
+is of FuxiCTR's parallel form in both: one linear layer ends it (`model.cross.head_hidden=[]`).
 
 AUC: of the test part after that epoch, mean over the seeds of the turns at the first batch size.
 """
@@ -133,6 +133,7 @@ def _config(model: str, batch_size: int) -> ExperimentConfig:
         [
             f"dataset.path={data / 'ml-1m'}",
             f"model.backbone={model.lower()}",
+            "model.cross.head_hidden=[]",
             "training.strategies=[base]",
             "training.epochs=1",
             f"training.batch_size={batch_size}",
