@@ -44,6 +44,7 @@ POINTS = {
     "3a": "world_methods",
     "3b": "world_gates",
     "3c": "collm_split",
+    "3d": "ml1m_study",
     "3e": "training_cost",
     "3f": "race_fuxictr",
     "3g": "race_kar",
