@@ -192,8 +192,8 @@ def _tell_gear(gear: _Found, samples: Mapping[str, int]) -> None:
         "they know some of what came after a sample. Here all samples are ratings of the other "
         f"20 % ({_counts(samples)}; {percent(rows.GEAR_SHARE)} of the training users), and "
         "histories hold the liked films among the 80 % before the sample. Training samples, too, "
-        "are ratings that no text has seen: a model that learns from ratings the texts were written "
-        "from learns to trust them too much, and the platform refuses to train it.",
+        "are ratings that no text has seen: a model trained on ratings the texts were written from "
+        "learns to trust them too much, and the platform refuses to train it.",
         "The texts still know later ratings than a history does, so a gain is not all the language "
         "model's. The last row gives a bare backbone such ratings: 30 liked films from before and "
         "after the sample.",
