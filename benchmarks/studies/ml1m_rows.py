@@ -14,7 +14,7 @@ from benchmarks.studies.world_rows import ABLATIONS, METHODS
 from lorecast.config import load_config
 
 SEEDS = (0, 1, 2, 3, 4)
-SHARE = 0.1
+SHARE = 0.08
 """Of the training users, in the table of all rows."""
 SHARES = {0.01: 5, 0.05: 5, 0.2: 3, 1.0: 1}
 """Further shares, for three methods on DIN, with so many seeds."""
