@@ -105,7 +105,7 @@ def _load(arm: Arm, folder: Path) -> tuple[ClickModel, list[str]]:
         ModelConfig.model_validate(card["config"]),
         FeatureSchema.from_dict(card["schema"]),
         KnowledgeShape.from_dict(card["knowledge"]),
-        injected=card["strategy"] == "extractor_only",
+        injected=card.get("injected", card["strategy"] == "extractor_only"),
     )
     dataset = arm.pipeline.dataset
     vectors = VectorsTable.open(arm.pipeline.encode().path)

@@ -117,6 +117,11 @@ def _check(config: ExperimentConfig) -> None:
         raise ConfigError(
             "model.extractor_from names a trained extractor, and re-ranking trains its own: drop it"
         )
+    if config.training.backbone_from is not None:
+        raise ConfigError(
+            "training.backbone_from names a trained click model, and re-ranking trains its own: "
+            "drop it"
+        )
     if config.training.protocol == "kar":
         raise ConfigError(
             "training.protocol is 'kar', and re-ranking has no such protocol: add "

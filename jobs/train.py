@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,10 @@ def run_recipes(
 ) -> list[Artifact]:
     """As `run_all`, for models that differ in more than strategy and seed."""
     workspace = Path(config.compute.workspace)
+    recipes = [_with_local_backbone(config, recipe, dataset) for recipe in recipes]
     specs = [_spec(config.name, recipe, dataset, vectors) for recipe in recipes]
     # Backbones come before what is built on them.
-    bases = [recipe.base for recipe in recipes if recipe.is_injected]
+    bases = [r.base for r in recipes if r.is_injected and not r.is_pretrained]
     wanted = [(recipe, _spec(config.name, recipe, dataset, None)) for recipe in bases]
     wanted += zip(recipes, specs, strict=True)
     once = {spec.fingerprint: (recipe, spec) for recipe, spec in wanted}
@@ -96,7 +98,11 @@ def _spec(name: str, recipe: Recipe, dataset: Dataset, vectors: VectorsTable | N
         if recipe.is_transfer:
             source = extractor_source(recipe, inputs["dataset"], inputs["vectors"])
             inputs["extractor"] = source.fingerprint
-    if recipe.is_injected:
+    if recipe.is_pretrained:
+        from lorecast.lifecycle.pretrained import Pretrained
+
+        inputs["base"] = Pretrained.open(Path(str(recipe.training.backbone_from))).fingerprint
+    elif recipe.is_injected:
         inputs["base"] = _spec(name, recipe.base, dataset, None).fingerprint
     return StageSpec(
         stage=STAGE, name=f"{name}-{recipe.label}", identity=recipe.identity(), inputs=inputs
@@ -159,14 +165,30 @@ def _train(
 
 
 def _base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> Path | None:
-    """Where the backbone lies, or will lie, that an extractor is trained for; or the model whose
-    extractor is used."""
+    """Where the backbone lies, or will lie, that an extractor acts on; or the model whose extractor
+    is used."""
     if recipe.is_transfer and recipe.model.extractor_from is not None:
         return Path(recipe.model.extractor_from).resolve()
+    if recipe.is_pretrained:
+        return Path(str(recipe.training.backbone_from))
     if not recipe.is_injected:
         return None
     workspace = Path(config.compute.workspace).resolve()
     return _spec(config.name, recipe.base, dataset, None).folder(workspace)
+
+
+def _with_local_backbone(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe with `training.backbone_from` as a folder that holds what fits, if it has one."""
+    if not recipe.is_pretrained:
+        return recipe
+    from lorecast.lifecycle.mlflow_registry import open_registry
+    from lorecast.lifecycle.pretrained import Pretrained, fetch
+
+    downloads = Path(config.compute.workspace) / "pretrained"
+    folder = fetch(str(recipe.training.backbone_from), open_registry(config), downloads)
+    Pretrained.open(folder).check(recipe, dataset)
+    training = recipe.training.model_copy(update={"backbone_from": str(folder.resolve())})
+    return replace(recipe, training=training)
 
 
 def _a_worker_died(error: Exception) -> bool:

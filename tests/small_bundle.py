@@ -63,7 +63,12 @@ def write_trained(
     """What `train` leaves of `model`."""
     shape = _shape(vectors)
     strategy = "all_parameters" if vectors else "base"
-    spec = StageSpec(stage="train", name=f"tiny-{strategy}-s0", identity={"strategy": strategy})
+    spec = StageSpec(
+        stage="train",
+        name=f"tiny-{strategy}-s0",
+        identity={"strategy": strategy},
+        inputs={"dataset": dataset.fingerprint},
+    )
     with build(workspace, spec) as draft:
         save_file(model.state_dict(), draft.path / "weights.safetensors")
         write_json(
@@ -78,6 +83,7 @@ def write_trained(
         )
         write_json(draft.path / "curves.json", [{"train_loss": 0.7, "valid": {"auc": 0.6}}])
         draft.facts.update(
+            strategy=strategy,
             metrics={split: {"auc": 0.6, "log_loss": 0.7, "gauc": 0.6} for split in _SPLITS},
             best_epoch=0,
             epochs=1,

@@ -136,6 +136,7 @@ def test_the_report_of_one_seed_or_strategy_has_no_spread(
         ),
         ("training.protocol=kar", r"training\.protocol=honest"),
         ("model.extractor_from=there", r"model\.extractor_from.*drop it"),
+        ("training.backbone_from=there", r"training\.backbone_from.*drop it"),
     ],
 )
 def test_what_it_does_not_have_is_refused_before_any_work(

@@ -18,6 +18,7 @@ from lorecast.encoding.vectors import VectorsTable
 from lorecast.errors import EncodingError, LeakageError
 from lorecast.jobs import train
 from lorecast.jobs.console import Console
+from lorecast.lifecycle.bundle import Bundle, write_bundle
 from lorecast.models.click_model import ClickModel
 from lorecast.models.feature_tables import feature_tables
 from lorecast.models.inputs import Batch
@@ -194,3 +195,30 @@ def test_an_extractor_is_taken_from_another_backbone(
     assert all(torch.equal(theirs[name], weights[name]) for name in taken)
     assert torch.equal(theirs["features.table.weight"], weights["asking.table.weight"])
     assert 0 < ours.facts["trained_parameters"] < ours.facts["parameters"]
+
+
+@pytest.mark.invariant
+def test_a_named_backbone_is_built_on_frozen_or_not(
+    trained: list[Artifact], workspace: Path, dataset: Dataset, vectors: VectorsTable
+) -> None:
+    source = trained[0]
+    config = _config(workspace, f"training.backbone_from={source.path}", "training.epochs=1")
+    before = set((workspace / "train").glob("*-base-*"))
+    models: list[tuple[Strategy, int]] = [("extractor_only", 5), ("all_parameters", 5)]
+    only, everything = train.run_all(config, dataset, vectors, models, Console(quiet=True))
+    assert set((workspace / "train").glob("*-base-*")) == before, "no other backbone is trained"
+    theirs, ours = (load_file(each.path / "weights.safetensors") for each in (source, only))
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    for artifact in (only, everything):
+        assert artifact.manifest["inputs"]["base"] == source.fingerprint
+        found, start = (a.facts["metrics"]["valid"]["auc"] for a in (artifact, source))
+        assert found >= start, "the start is a candidate"
+    facts = everything.facts
+    assert facts["trained_parameters"] == facts["parameters"] == only.facts["parameters"]
+    folder = workspace / "everything"
+    write_bundle(folder, everything, dataset, vectors, prestore=True)
+    bundle = Bundle.open(folder)
+    samples = load_samples(dataset, "test")
+    written = pq.read_table(everything.path / "scores.parquet")["score"]
+    served = predict(bundle.load_model(bundle.open_knowledge()), Batch.of(samples))
+    np.testing.assert_allclose(served, written, atol=1e-5)

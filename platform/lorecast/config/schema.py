@@ -29,6 +29,12 @@ class TrainingConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="arithmetic of products in training; weights stay float32"
     )
+    backbone_from: Annotated[str | None, EXECUTION] = Field(
+        None,
+        description="trained base model that extractor_only and all_parameters build on: its "
+        "folder, a bundle, models:/NAME@ALIAS, models:/NAME/NUMBER or runs:/ID/model; content "
+        "decides identity",
+    )
     protocol: TrainingProtocol = Field(
         "honest",
         description="kar: trains on train and valid, and the test part chooses the epoch; for "
@@ -134,36 +140,50 @@ class ExperimentConfig(Section):
     compute: ComputeConfig = Field(ComputeConfig(), description="resources and places")
 
     @model_validator(mode="after")
-    def _strategies_fit_the_extractor(self) -> Self:
-        shifts = self.model.extractor == "kser" and self.model.kser.align
-        injection = self.model.injection
-        if "extractor_only" in self.training.strategies and injection == "residual" and not shifts:
+    def _extractor_fits_a_trained_backbone(self) -> Self:
+        training, model = self.training, self.model
+        if "extractor_only" in training.strategies:
+            builds = "training.strategies has 'extractor_only'"
+        elif "all_parameters" in training.strategies and training.backbone_from is not None:
+            builds = "training.backbone_from names a trained backbone"
+        else:
+            return self
+        if model.injection == "residual" and not (model.extractor == "kser" and model.kser.align):
             raise ValueError(
-                "training.strategies has 'extractor_only', for which model.extractor must be "
-                "'kser' with model.kser.align: others add fields that a trained backbone lacks; "
-                "model.injection=widen or logit takes them"
+                f"{builds}, for which model.extractor must be 'kser' with model.kser.align: others "
+                "add fields that a trained backbone lacks; model.injection=widen or logit takes "
+                "them"
             )
-        widens = self.model.backbone in WITH_MLP and self.model.mlp_hidden
-        if "extractor_only" in self.training.strategies and injection == "widen" and not widens:
+        if model.injection == "widen" and not (model.backbone in WITH_MLP and model.mlp_hidden):
             raise ValueError(
-                f"model.injection is 'widen', and {self.model.backbone} has no MLP with a first "
-                f"layer to widen; take residual or logit, or one of {', '.join(WITH_MLP)} with "
+                f"model.injection is 'widen', and {model.backbone} has no MLP with a first layer "
+                f"to widen; take residual or logit, or one of {', '.join(WITH_MLP)} with "
                 "model.mlp_hidden"
             )
-        if "extractor_only" in self.training.strategies and self.model.item_field:
+        if model.item_field:
             raise ValueError(
-                "training.strategies has 'extractor_only', which model.item_field rules out: it "
-                "adds a field that a trained backbone lacks"
+                f"{builds}, which model.item_field rules out: it adds a field that a trained "
+                "backbone lacks"
             )
-        if self.model.extractor_from is not None:
-            if "extractor_only" in self.training.strategies:
-                raise ValueError(
-                    "training.strategies has 'extractor_only', which trains an extractor, and "
-                    "model.extractor_from names a trained one: take all_parameters"
-                )
-            if self.model.item_field:
-                raise ValueError(
-                    "model.extractor_from takes over an extractor, and model.item_field is none: "
-                    "drop one of them"
-                )
+        return self
+
+    @model_validator(mode="after")
+    def _a_trained_extractor_stays_as_it_is(self) -> Self:
+        if self.model.extractor_from is None:
+            return self
+        if "extractor_only" in self.training.strategies:
+            raise ValueError(
+                "training.strategies has 'extractor_only', which trains an extractor, and "
+                "model.extractor_from names a trained one: take all_parameters"
+            )
+        if self.training.backbone_from is not None:
+            raise ValueError(
+                "model.extractor_from names a trained extractor, and training.backbone_from a "
+                "backbone that was trained without it: drop one of them"
+            )
+        if self.model.item_field:
+            raise ValueError(
+                "model.extractor_from takes over an extractor, and model.item_field is none: "
+                "drop one of them"
+            )
         return self

@@ -109,6 +109,8 @@ class Bundle:
     schema: FeatureSchema
     knowledge: KnowledgeShape | None
     strategy: str
+    injected: bool
+    """The extractor acts on a backbone that was trained without it, see `ClickModel`."""
     history_length: int
     rating_levels: tuple[float, ...]
     """Ascending; the code of a level is its index + 1."""
@@ -158,6 +160,7 @@ class Bundle:
             schema=FeatureSchema.from_dict(model["schema"]),
             knowledge=None if shape is None else KnowledgeShape.from_dict(shape),
             strategy=model["strategy"],
+            injected=model.get("injected", model["strategy"] == "extractor_only"),
             history_length=card["history_length"],
             rating_levels=tuple(card["rating_levels"]),
             rates_histories=card.get("rates_histories", True),
@@ -200,9 +203,7 @@ class Bundle:
         Raises SafetensorError, RuntimeError, KeyError or OSError if the weights are not the
         model's.
         """
-        model = ClickModel(
-            self.model, self.schema, self.knowledge, injected=self.strategy == "extractor_only"
-        )
+        model = ClickModel(self.model, self.schema, self.knowledge, injected=self.injected)
         model.attach(*feature_tables(self), knowledge)
         model.load_state_dict(load_file(self.path / WEIGHTS))
         return model.eval()

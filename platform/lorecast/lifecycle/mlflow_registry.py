@@ -147,18 +147,28 @@ class MLflowRegistry:
             return self._version(client, model, aliases[selector])
 
     def download(self, version: ModelVersion, folder: Path) -> None:
-        with self._client() as client, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            from mlflow.artifacts import download_artifacts
-
+        with self._client() as client:
             source = client.get_model_version_download_uri(version.model, str(version.number))
+            self._fetch(source, str(version), folder)
+
+    def download_run(self, run_id: str, folder: Path) -> None:
+        with self._client() as client:
+            client.get_run(run_id)
+            self._fetch(f"runs:/{run_id}/{_MODEL}", f"run {run_id}", folder)
+
+    def _fetch(self, model_uri: str, name: str, folder: Path) -> None:
+        """Copies the bundle in an MLflow model to `folder`."""
+        from mlflow.artifacts import download_artifacts
+
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             fetched = download_artifacts(
-                artifact_uri=f"{source}/artifacts",
+                artifact_uri=f"{model_uri}/artifacts",
                 dst_path=scratch,
                 tracking_uri=self.tracking_uri,
             )
             bundles = list(Path(fetched).iterdir())
             if len(bundles) != 1:
-                raise RegistryError(f"{version} in {self.uri} holds no bundle of lorecast")
+                raise RegistryError(f"{name} in {self.uri} holds no bundle of lorecast")
             bundles[0].rename(folder)
 
     def _version(self, client: "MlflowClient", model: str, number: int) -> ModelVersion:

@@ -77,6 +77,9 @@ class Registry(Protocol):
     def download(self, version: ModelVersion, folder: Path) -> None:
         """Copies the version's bundle to `folder`, which must not exist."""
 
+    def download_run(self, run_id: str, folder: Path) -> None:
+        """As `download`, of the bundle that a run logged."""
+
 
 def enrol(
     registry: Registry, model: str, bundle: Path, run: RunRecord, fingerprint: str
@@ -194,6 +197,16 @@ class InMemoryRegistry:
 
     def download(self, version: ModelVersion, folder: Path) -> None:
         shutil.copytree(self._stored(version.model, version.number).bundle, folder)
+
+    def download_run(self, run_id: str, folder: Path) -> None:
+        bundles = {
+            stored.version.run_id: stored.bundle
+            for versions in self._models.values()
+            for stored in versions
+        }
+        if run_id not in bundles:
+            raise RegistryError(f"run {run_id} in {self.uri} holds no bundle of lorecast")
+        shutil.copytree(bundles[run_id], folder)
 
     def _stored(self, model: str, number: int) -> _Stored:
         versions = self._models[model]

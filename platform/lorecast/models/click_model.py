@@ -79,10 +79,9 @@ class ClickModel(nn.Module):
 
     Two forms. *Pooled*: the extractor adds fields, and everything is trained; or all but the
     extractor, if `config.extractor_from` is given: it and the features it asks with are another
-    model's and stay as they are. *Injected*: a trained backbone, made without the extractor's
-    fields, stays as it is, weights and statistics, and `config.injection` says where the extractor
-    acts on it. Before the first step that adds zero, so the model scores like that backbone, bit
-    for bit.
+    model's and stay as they are. *Injected*: the extractor acts on a trained backbone, made without
+    its fields, where `config.injection` says. Before the first step that adds zero, so the model
+    scores like that backbone, bit for bit.
     """
 
     def __init__(
@@ -105,6 +104,7 @@ class ClickModel(nn.Module):
             self.item_field = ItemField(knowledge, config.embedding_dim)
             counts = counts._replace(target=counts.target + 1, history=counts.history + 1)
         self._injection = config.injection if injected else None
+        self._keeps_backbone = False
         if self._injection == "residual":
             assert knowledge
             assert config.extractor == "kser", "the residual form is KSER's"
@@ -141,7 +141,7 @@ class ClickModel(nn.Module):
 
     @property
     def _frozen(self) -> tuple[nn.Module, ...]:
-        if self._injection:
+        if self._keeps_backbone:
             return self.features, self.backbone
         if self.asking:
             return self.asking, cast(nn.Module, self.extractor)
@@ -154,12 +154,18 @@ class ClickModel(nn.Module):
             module.eval()
         return self
 
-    def load_backbone(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the weights of a bare backbone of the same experiment (injected form)."""
+    def load_backbone(self, state: Mapping[str, Tensor], *, frozen: bool = True) -> None:
+        """Takes the weights of a bare backbone of the same dataset (injected form).
+
+        `frozen`: it stays as it is from now on, weights and statistics.
+        """
         assert self._injection, "a pooled model starts from the seed"
         unused = self.load_state_dict(dict(state), strict=False)
         assert not unused.unexpected_keys, "the weights are a bare backbone's"
         assert all(name.startswith(("extractor.", "join.")) for name in unused.missing_keys)
+        self._keeps_backbone = frozen
+        for module in (self.features, self.backbone):
+            module.requires_grad_(not frozen)
 
     def load_extractor(self, state: Mapping[str, Tensor]) -> None:
         """Takes extractor and features of another model of the same dataset and vectors."""

@@ -38,9 +38,19 @@ class Recipe:
         return self.strategy != "base"
 
     @property
-    def is_injected(self) -> bool:
-        """Whether the extractor acts on a backbone that is trained before and stays as it is."""
+    def keeps_backbone(self) -> bool:
+        """Whether the extractor alone is trained."""
         return self.strategy == "extractor_only"
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the backbone it starts from is named in the experiment."""
+        return self.uses_knowledge and self.training.backbone_from is not None
+
+    @property
+    def is_injected(self) -> bool:
+        """Whether the extractor acts on a backbone that is trained before."""
+        return self.keeps_backbone or self.is_pretrained
 
     @property
     def is_transfer(self) -> bool:

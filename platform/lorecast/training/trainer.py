@@ -63,8 +63,8 @@ def new_model(
 ) -> ClickModel:
     """The recipe's model with the start values of its seed, attached to the dataset.
 
-    `base`: folder of the trained model it builds on: the bare backbone (strategy extractor_only),
-    or the one whose extractor it takes (`model.extractor_from`).
+    `base`: folder of the trained model it builds on: the bare backbone (strategy extractor_only,
+    `training.backbone_from`), or the one whose extractor it takes (`model.extractor_from`).
     """
     assert (vectors is not None) == recipe.uses_knowledge
     assert (base is not None) == (recipe.is_injected or recipe.is_transfer)
@@ -75,8 +75,11 @@ def new_model(
     model.attach(*feature_tables(dataset), vectors)
     model.start_from_vectors()
     if base is not None:
-        load = model.load_extractor if recipe.is_transfer else model.load_backbone
-        load(load_file(base / WEIGHTS))
+        state = load_file(base / WEIGHTS)
+        if recipe.is_transfer:
+            model.load_extractor(state)
+        else:
+            model.load_backbone(state, frozen=recipe.keeps_backbone)
     return model.to(device)
 
 
@@ -130,6 +133,7 @@ def write(folder: Path, trained: TrainedModel, splits: Splits, dataset: Dataset)
             "schema": asdict(dataset.schema),
             "knowledge": shape.to_dict() if shape else None,
             "strategy": recipe.strategy,
+            "injected": recipe.is_injected,
             "seed": recipe.seed,
         },
     )

@@ -78,6 +78,10 @@ class RegistryContract:
         version = enrol(registry, "download", bundle, record(), "print-1")
         registry.download(version, tmp_path / "got")
         assert (tmp_path / "got" / "weights").read_bytes() == b"weights"
+        registry.download_run(version.run_id, tmp_path / "again")
+        assert (tmp_path / "again" / "weights").read_bytes() == b"weights"
+        with pytest.raises(RegistryError, match=r"[Rr]un.*0123"):
+            registry.download_run("0123", tmp_path / "none")
 
     def test_logs_a_run_without_a_model(self, registry: Registry, tmp_path: Path) -> None:
         (tmp_path / "files").mkdir()

@@ -86,6 +86,20 @@ def test_training_moves_the_extractor_alone_and_helps(
     assert test.metrics(predict(model, test.rows)).auc > 0.7
 
 
+@EACH
+def test_trained_on_from_the_backbone_it_moves_all(
+    variant: str, parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
+) -> None:
+    (train, valid, _), vectors = parts
+    model = injected(variant, base, vectors)
+    model.load_backbone(base.state_dict(), frozen=False)
+    np.testing.assert_array_equal(predict(model, valid.rows), predict(base, valid.rows))
+    assert model.train().backbone.training
+    model(train.rows.slice(0, 256)).square().sum().backward()
+    grads = {name: p.grad for name, p in model.named_parameters() if name in base.state_dict()}
+    assert all(grad is not None and grad.any() for grad in grads.values())
+
+
 @pytest.mark.invariant
 def test_what_only_hurts_is_not_kept(
     parts: tuple[list[Labelled], planted.Vectors], base: ClickModel
