@@ -137,7 +137,7 @@ def _mean_gates(
     batch = Batch.of(load_samples(dataset, "test"))
     with torch.inference_mode():
         parts = [
-            model.eval().gates(batch.slice(start, start + _BATCH))
+            model.eval().gates(batch.slice(start, start + _BATCH))[0]
             for start in range(0, len(batch), _BATCH)
         ]
     gate_BC = torch.cat(parts).double().numpy()

@@ -229,8 +229,9 @@ class ClickModel(nn.Module):
         check_logits(self._backbone_name, logit_B, len(batch))
         return logit_B if added_B1 is None else logit_B + added_B1.squeeze(1)
 
-    def gates(self, batch: Batch) -> Tensor:
-        """gate_BC: ESFNet's weights, in the order of `gate_chunks`; 0: no text."""
+    def gates(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(gate_BC, mask_BC): ESFNet's weights, in the order of `gate_chunks`, and 1 where there is
+        a text; without one the weight is 0, which a text may have, too."""
         assert isinstance(self.extractor, KSER), "ask `has_gates` first"
         asking = self.asking(batch) if self.asking else self._fields(batch)
         return self.extractor.gates(asking, self._known(batch))

@@ -184,13 +184,12 @@ def predict(model: ClickModel, rows: Batch) -> NDArray[np.float32]:
 def mean_gates(model: ClickModel, rows: Batch) -> NDArray[np.float64]:
     """ESFNet's mean weight on each chunk, over the samples that have it; NaN if none has, [C]."""
     model.eval()
+    sums = []
     with torch.inference_mode():
-        parts = [
-            model.gates(rows.slice(start, start + _SCORING_BATCH)).double()
-            for start in range(0, len(rows), _SCORING_BATCH)
-        ]
-    total_C = torch.stack([part.sum(0) for part in parts]).sum(0)
-    count_C = torch.stack([(part > 0).sum(0) for part in parts]).sum(0)
+        for start in range(0, len(rows), _SCORING_BATCH):
+            gate_BC, mask_BC = model.gates(rows.slice(start, start + _SCORING_BATCH))
+            sums.append(torch.stack([gate_BC.double().sum(0), mask_BC.double().sum(0)]))
+    total_C, count_C = torch.stack(sums).sum(0)
     mean_C: NDArray[np.float64] = (total_C / count_C).cpu().numpy()
     return mean_C
 

@@ -8,6 +8,7 @@ import torch
 from lorecast.config import ModelConfig, TrainingConfig
 from lorecast.errors import TrainingError
 from lorecast.models.click_model import ClickModel
+from lorecast.models.inputs import Batch
 from lorecast.training.loop import Epoch, Fit, fit, mean_gates, predict
 from lorecast.training.splits import Labelled
 from tests import planted
@@ -59,6 +60,35 @@ def test_gates_prefer_the_chunk_that_tells_something(
     _, model, test = true_knowledge
     kind, *noise, taste = mean_gates(model, test.rows)
     assert min(kind, taste) > max(noise)
+
+
+@pytest.mark.parametrize("gate", ["double_sigmoid", "top_k", "sparsemax"])
+def test_a_mean_gate_counts_texts_that_are_shut_out_and_no_missing_ones(gate: str) -> None:
+    samples, vectors = planted.world(np.random.default_rng(0), 500)
+    vectors.masks["item"][::3, 1] = False
+    vectors.masks["user"][:] = False
+    kser = {"gate": gate, "top_k": 1}
+    torch.manual_seed(0)
+    model = ClickModel(ModelConfig.model_validate({"kser": kser}), planted.SCHEMA, planted.SHAPE)
+    model.attach(*planted.codes(np.random.default_rng(1)), vectors)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    rows = Batch.of(samples)
+    with torch.inference_mode():
+        gate_BC = model.eval().gates(rows)[0].double().numpy()
+    there_BC = np.concatenate(
+        [
+            vectors.masks[side][row_B]
+            for side, row_B in (("item", samples.item_row_B), ("user", samples.user_row_B))
+        ],
+        axis=1,
+    )
+    assert (gate_BC[there_BC] == 0).any() == (gate != "double_sigmoid")
+    expected = [gate_BC[there_BC[:, chunk], chunk].mean() for chunk in range(3)]
+    *found, none = mean_gates(model, rows)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert np.isnan(none)
 
 
 @pytest.mark.invariant

@@ -106,9 +106,10 @@ class KSER(nn.Module):
             extra_BXE=fields.extra_BXE + extra_BI.reshape(fields.extra_BXE.shape),
         )
 
-    def gates(self, fields: Fields, knowledge: Mapping[Side, Known]) -> Tensor:
-        """gate_BC, in either form."""
-        return self._weighed(self._ask(fields), knowledge).gate_BC
+    def gates(self, fields: Fields, knowledge: Mapping[Side, Known]) -> tuple[Tensor, Tensor]:
+        """(gate_BC, mask_BC), in either form."""
+        chunks = self._weighed(self._ask(fields), knowledge)
+        return chunks.gate_BC, chunks.mask_BC
 
     def _ask(self, fields: Fields) -> tuple[Tensor, ...]:
         """(target_BK, behaviour_BK): what asks."""
