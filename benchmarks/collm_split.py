@@ -2,8 +2,8 @@
 
 Inputs are those of the published methods: ids, titles' films, the positively rated films before
 each sample; no ratings, no other features. The same small grid is searched for the bare model and
-for the one with texts, by validation AUC of seed 0; then both are trained with five seeds, and the
-test part is scored once a model.
+for the one with texts, by mean validation AUC of two seeds; then both are trained with five seeds,
+and the test part is scored once a model.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,20 @@ BAR = (
 _BAR_AUC, _BAR_UAUC = 0.752, 0.690
 _PUBLISHED_7B = 0.7571
 _SEEDS = (0, 1, 2, 3, 4)
+_SEARCH_SEEDS = _SEEDS[:2]
 _BACKBONES = ("din", "deepfm")
+_AVERAGED = "training.averaging=0.98"
 _SETTINGS = (
     ("model.dropout=0.0", "training.weight_decay=0.0", "training.learning_rate=0.001"),
-    ("model.dropout=0.3", "training.weight_decay=1.0", "training.learning_rate=0.001"),
-    ("model.dropout=0.3", "training.weight_decay=1.0", "training.learning_rate=0.0005"),
+    ("model.dropout=0.3", "training.weight_decay=1.0", "training.learning_rate=0.0005", _AVERAGED),
+    (
+        "model.dropout=0.5",
+        "model.mlp_hidden=[256,128]",
+        "training.weight_decay=1.0",
+        "training.learning_rate=0.0003",
+        "training.batch_size=256",
+        _AVERAGED,
+    ),
 )
 _KNOWLEDGE = {
     name: (f"model.extractor={name}", "model.item_field=true") for name in ("kser", "mean", "naive")
@@ -44,7 +53,7 @@ def measure() -> Outcome:
         _rows("base", {"base": ("model.item_field=false",)}),
         _rows("all_parameters", _KNOWLEDGE),
     )
-    searched = _grid((*bases, *augmented), _SEEDS[:1]).run()
+    searched = _grid((*bases, *augmented), _SEARCH_SEEDS).run()
     chosen = [_best(rows, searched) for rows in (bases, augmented)]
     found = _grid(tuple(chosen), _SEEDS).run()
     base, ours = (found[row.name] for row in chosen)
@@ -99,8 +108,12 @@ def _rows(strategy: Strategy, kinds: dict[str, tuple[str, ...]]) -> tuple[Row, .
 
 
 def _best(rows: Sequence[Row], searched: dict[str, list[Artifact]]) -> Row:
-    """The row with the best validation AUC."""
-    return max(rows, key=lambda row: searched[row.name][0].facts["metrics"]["valid"]["auc"])
+    """The row with the best mean validation AUC."""
+
+    def valid_auc(row: Row) -> float:
+        return float(np.mean([m.facts["metrics"]["valid"]["auc"] for m in searched[row.name]]))
+
+    return max(rows, key=valid_auc)
 
 
 def _grid(rows: tuple[Row, ...], seeds: tuple[int, ...]) -> Grid:

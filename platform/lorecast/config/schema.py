@@ -26,6 +26,13 @@ class TrainingConfig(Section):
     batch_size: Positive = Field(1024, description="samples a step, over all workers")
     learning_rate: float = Field(1e-3, gt=0.0, description="AdamW's")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's")
+    averaging: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="decay of the running mean of the weights, which is then what is validated and "
+        "kept; about 0.98 for a few hundred steps, 0.999 for many thousands; 0: the last weights",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="arithmetic of products in training; weights stay float32"
     )
@@ -44,7 +51,7 @@ class TrainingConfig(Section):
     def identity(self) -> dict[str, Any]:
         """Without what is as it has always been, so that older models stay what they are."""
         identity = super().identity()
-        for key in ("precision", "protocol"):
+        for key in ("averaging", "precision", "protocol"):
             if identity[key] == type(self).model_fields[key].default:
                 del identity[key]
         return identity

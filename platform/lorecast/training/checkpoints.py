@@ -1,8 +1,9 @@
 """What a training that was cut off needs to go on as if nothing had happened.
 
-One safetensors file, replaced atomically: the model, the best epoch's weights, AdamW's moments, and
-the figures so far. Whatever is random starts anew from (seed, rank, step) at every place where a
-checkpoint may be taken, so on a CPU a training that resumes ends bit for bit where it would have.
+One safetensors file, replaced atomically: the model, the weights' running mean, the best epoch's
+weights, AdamW's moments, and the figures so far. Whatever is random starts anew from (seed, rank,
+step) at every place where a checkpoint may be taken, so on a CPU a training that resumes ends bit
+for bit where it would have.
 """
 
 import json
@@ -16,6 +17,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from lorecast.training.averaging import RunningMean
 
 _STATE = "state"
 
@@ -53,10 +56,13 @@ class Checkpoints:
         model: nn.Module,
         best: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
+        average: RunningMean | None = None,
     ) -> None:
         """Replaces the checkpoint."""
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in best.items()}
+        if average:
+            tensors |= {f"average.{name}": value for name, value in average.state().items()}
         for place, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{place}.{name}": value for name, value in moments.items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -66,21 +72,28 @@ class Checkpoints:
         written.replace(self.path)
 
     def load(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: RunningMean | None = None,
     ) -> tuple[Progress, dict[str, Tensor]] | None:
-        """Sets model and optimizer to the checkpoint, if there is one; returns the progress and the
-        best weights."""
+        """Sets model, optimizer and average to the checkpoint, if there is one; returns the
+        progress and the best weights."""
         if not self.path.exists():
             return None
         device = next(model.parameters()).device
         with safe_open(self.path, framework="pt", device=str(device)) as file:
             progress = Progress(**json.loads(file.metadata()[_STATE]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {
+            part: {} for part in ("model", "best", "average", "optimizer")
+        }
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         model.load_state_dict(parts["model"])
+        if average:
+            average.restore(parts["average"])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["optimizer"].items():
             place, _, moment = name.partition(".")

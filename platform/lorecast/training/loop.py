@@ -11,6 +11,7 @@ Shapes: B samples.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
 
@@ -25,6 +26,7 @@ from lorecast.config import TrainingConfig
 from lorecast.errors import TrainingError
 from lorecast.models.click_model import ClickModel
 from lorecast.models.inputs import Batch
+from lorecast.training.averaging import RunningMean
 from lorecast.training.checkpoints import Checkpoints, Progress
 from lorecast.training.metrics import Metrics
 from lorecast.training.splits import Labelled
@@ -108,7 +110,8 @@ def fit(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    found = checkpoints.load(model, optimizer) if checkpoints else None
+    average = RunningMean(model, config.averaging) if config.averaging else None
+    found = checkpoints.load(model, optimizer, average) if checkpoints else None
     done, best_state = found or (Progress(), dict[str, Tensor]())
     epochs = [Epoch.from_dict(epoch) for epoch in done.epochs]
     forward = workers.share(_in_training(model, config.precision, compiles))
@@ -124,7 +127,7 @@ def fit(
         if checkpoints and workers.rank == 0:
             if time.monotonic() - saved_s < checkpoints.every_s:
                 return
-            checkpoints.save(progress, model, best_state, optimizer)
+            checkpoints.save(progress, model, best_state, optimizer, average)
             saved_s = time.monotonic()
 
     def is_over() -> bool:
@@ -137,7 +140,9 @@ def fit(
             generator=torch.Generator().manual_seed(_mixed(seed, workers.rank, done.epoch)),
         )
         batches = torch.split(order, batch_size)[:steps]
-        _train_epoch(forward, train, batches, optimizer, done, (seed, workers.rank), on_rows, keep)
+        _train_epoch(
+            forward, train, batches, optimizer, average, done, (seed, workers.rank), on_rows, keep
+        )
         loss = done.loss_sum / len(batches)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -145,18 +150,19 @@ def fit(
                 f"(now {config.learning_rate:g})"
             )
         if workers.rank == 0:
-            epoch = Epoch(
-                epoch=done.epoch,
-                train_loss=loss,
-                valid=valid.metrics(predict(model, valid.rows)),
-                train_s=done.train_s,
-                rows_per_second=workers.count * sum(map(len, batches)) / done.train_s,
-            )
-            best_auc = epochs[done.best_epoch - 1].valid.auc if done.best_epoch else first_auc
-            epochs.append(epoch)
-            on_epoch(epoch)
-            if epoch.valid.auc > best_auc:
-                done.best_epoch, best_state = done.epoch, _copy(model)
+            with average.applied() if average else nullcontext():
+                epoch = Epoch(
+                    epoch=done.epoch,
+                    train_loss=loss,
+                    valid=valid.metrics(predict(model, valid.rows)),
+                    train_s=done.train_s,
+                    rows_per_second=workers.count * sum(map(len, batches)) / done.train_s,
+                )
+                best_auc = epochs[done.best_epoch - 1].valid.auc if done.best_epoch else first_auc
+                epochs.append(epoch)
+                on_epoch(epoch)
+                if epoch.valid.auc > best_auc:
+                    done.best_epoch, best_state = done.epoch, _copy(model)
         done.epochs = [asdict(epoch) for epoch in epochs]
         done.epoch, done.step, done.loss_sum, done.train_s = done.epoch + 1, 0, 0.0, 0.0
         keep(done)
@@ -199,6 +205,7 @@ def _train_epoch(
     train: Labelled,
     batches: Sequence[Tensor],
     optimizer: torch.optim.Optimizer,
+    average: RunningMean | None,
     done: Progress,
     origin: tuple[int, int],
     on_rows: Callable[[int], None],
@@ -223,6 +230,8 @@ def _train_epoch(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        if average:
+            average.update()
         total += loss.detach()
         unreported += len(index_B)
         if (step + 1) % _STEPS_A_REPORT == 0 or step + 1 == len(batches):

@@ -16,13 +16,16 @@ from lorecast.training.splits import Labelled
 from tests import planted
 
 CONFIG = TrainingConfig(epochs=4, patience=2, batch_size=64, learning_rate=3e-3)
+AVERAGED = CONFIG.model_copy(update={"averaging": 0.9})
 
 
 class CutOffError(Exception):
     """What ends a training midway."""
 
 
-def _train(checkpoints: Checkpoints | None, cut_after: int | None = None) -> tuple[Fit, ClickModel]:
+def _train(
+    checkpoints: Checkpoints | None, cut_after: int | None = None, config: TrainingConfig = CONFIG
+) -> tuple[Fit, ClickModel]:
     """A training from its start values, cut off after so many rows."""
     rng = np.random.default_rng(0)
     samples, vectors = planted.world(rng, 3000)
@@ -38,7 +41,7 @@ def _train(checkpoints: Checkpoints | None, cut_after: int | None = None) -> tup
         if cut_after is not None and rows >= cut_after:
             raise CutOffError
 
-    done = fit(model, train, valid, CONFIG, seed=0, checkpoints=checkpoints, on_rows=on_rows)
+    done = fit(model, train, valid, config, seed=0, checkpoints=checkpoints, on_rows=on_rows)
     return done, model
 
 
@@ -47,16 +50,18 @@ def _figures(done: Fit) -> list[Epoch]:
 
 
 @pytest.mark.invariant
-@pytest.mark.parametrize("cut_after", [1500, 2500, 4500])
+@pytest.mark.parametrize(
+    ("cut_after", "config"), [(1500, CONFIG), (2500, CONFIG), (4500, CONFIG), (2500, AVERAGED)]
+)
 def test_a_resumed_training_ends_bit_for_bit_where_it_would_have(
-    cut_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cut_after: int, config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "_STEPS_A_SEGMENT", 10)
-    expected, whole = _train(None)
+    expected, whole = _train(None, config=config)
     checkpoints = Checkpoints(tmp_path / "one.safetensors", every_s=0)
     with pytest.raises(CutOffError):
-        _train(checkpoints, cut_after)
-    found, resumed = _train(checkpoints)
+        _train(checkpoints, cut_after, config)
+    found, resumed = _train(checkpoints, config=config)
     assert _figures(found) == _figures(expected)
     assert found.best_epoch == expected.best_epoch
     assert all(map(torch.equal, whole.state_dict().values(), resumed.state_dict().values()))
