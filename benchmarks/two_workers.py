@@ -43,8 +43,9 @@ def measure() -> Outcome:
     return Outcome(
         figure=(
             f"{median(ratios):.2f} × one worker (median of {_REPEATS} turns; "
-            f"{median(turn['two']['rows_per_second'] for turn in turns):,.0f} rows/s); two trainings "
-            f"that share nothing {median(ceilings):.2f} ×; test AUC {max(apart):.4f} apart at most"
+            f"{median(turn['two']['rows_per_second'] for turn in turns):,.0f} rows/s); two "
+            f"trainings that share nothing {median(ceilings):.2f} ×; test AUC {max(apart):.4f} "
+            "apart at most"
         ),
         passed=median(ratios) >= _BAR_RATIO and max(apart) <= _BAR_AUC,
         details={"turns": turns, "ratios": ratios, "ratios_of_separate_trainings": ceilings},
