@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from lorecast.config import ExperimentConfig, ModelConfig, Strategy, load_experiment
 from lorecast.errors import ConfigError
+from lorecast.jobs import sella
 from lorecast.jobs.console import Console
 from lorecast.jobs.pipeline import Pipeline, Trained
+from lorecast.sella.methods import about
 from lorecast.training.recipe import CHOSEN_ON_TEST
 
 _BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z_][\w.]*=)")
@@ -26,11 +28,8 @@ class Arm:
     strategy: Strategy
     pipeline: Pipeline
     trained: Mapping[int, Trained]
-
-    @property
-    def model(self) -> str:
-        """Backbone and extractor, for people."""
-        return model_name(self.pipeline.config.model, self.strategy)
+    model: str
+    """What it is, for people: backbone and extractor, or a method."""
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -52,7 +51,7 @@ def train_arms(words: Sequence[str], extra: Sequence[str], console: Console) -> 
     arms: list[Arm] = []
     for name, config in configs:
         console.heading(f"arm {name}" if name else config.name)
-        for arm in _train(name, config, console):
+        for arm in arms_of(name, config, console):
             same = next((a for a in arms if a.fingerprints == arm.fingerprints), None)
             if same:
                 console.note(f"{arm.name} has the same models as {same.name}: shown once")
@@ -90,8 +89,14 @@ def _parse(text: str) -> tuple[str, tuple[str, ...]]:
     return name.strip(), words
 
 
-def _train(name: str, config: ExperimentConfig, console: Console) -> Iterator[Arm]:
+def arms_of(name: str, config: ExperimentConfig, console: Console) -> Iterator[Arm]:
+    """The experiment's own arms, trained; `name` is the arm's that brought it, or empty."""
     pipeline = Pipeline(config, console)
+    if config.sella is not None:
+        for method, models in sella.train(pipeline).items():
+            title = f"{name} {method}" if name else method
+            yield Arm(title, "base", pipeline, models, about(method))
+        return
     trained = pipeline.train()
     strategies = sorted(dict.fromkeys(config.training.strategies), key=lambda s: s != "base")
     for strategy in strategies:
@@ -100,6 +105,7 @@ def _train(name: str, config: ExperimentConfig, console: Console) -> Iterator[Ar
             strategy,
             pipeline,
             {model.seed: model for model in trained if model.strategy == strategy},
+            model_name(config.model, strategy),
         )
 
 

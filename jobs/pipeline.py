@@ -133,7 +133,11 @@ class Pipeline:
 
     @cached_property
     def _trained(self) -> tuple[Trained, ...]:
-        from lorecast.jobs import train
+        from lorecast.jobs import sella, train
+
+        if self.config.sella is not None:
+            methods = sella.train(self).values()
+            return tuple(trained for of_method in methods for trained in of_method.values())
 
         training = self.config.training
         models = [(s, seed) for seed in training.seeds for s in training.strategies]
@@ -142,7 +146,7 @@ class Pipeline:
         before_s = time.time()
         artifacts = train.run_all(self.config, dataset, vectors, models, self.console)
         for artifact in artifacts:
-            self._tell("train", artifact, artifact.manifest["seconds"], before_s, _trained)
+            self.tell("train", artifact, artifact.manifest["seconds"], before_s, _trained)
         return tuple(
             Trained(strategy, seed, artifact)
             for (strategy, seed), artifact in zip(models, artifacts, strict=True)
@@ -174,10 +178,10 @@ class Pipeline:
     ) -> Artifact:
         started_s, before_s = time.monotonic(), time.time()
         artifact = make()
-        self._tell(stage, artifact, time.monotonic() - started_s, before_s, summarise)
+        self.tell(stage, artifact, time.monotonic() - started_s, before_s, summarise)
         return artifact
 
-    def _tell(
+    def tell(
         self,
         stage: str,
         artifact: Artifact,
@@ -201,6 +205,10 @@ def run(config: ExperimentConfig, console: Console, invocation: str = "") -> Pat
     from lorecast.lifecycle.mlflow_registry import open_registry
     from lorecast.lifecycle.registry import check_protocol
 
+    if config.sella is not None:
+        from lorecast.jobs import sella
+
+        return sella.run(config, console)
     # Both now, rather than after hours of work.
     check_protocol(config.training.protocol)
     open_registry(config).check()

@@ -6,9 +6,6 @@ measures and writes. The workspace must be reachable from the workers: there a t
 under way keeps its checkpoint, from which new workers, or the next run of the command, go on.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +15,9 @@ from lorecast.artifacts import Artifact, StageSpec, build, find
 from lorecast.config import ExperimentConfig, Strategy
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
-from lorecast.errors import LorecastError, TrainingError
-from lorecast.jobs.cluster import connect
 from lorecast.jobs.console import Console
-from lorecast.jobs.relay import Relay, Wire
+from lorecast.jobs.relay import Wire
+from lorecast.jobs.workers import run_workers
 from lorecast.training.recipe import CHOSEN_ON_TEST, Recipe
 from lorecast.training.transfer import extractor_source
 
@@ -116,15 +112,7 @@ def _train(
     missing: Sequence[tuple[Recipe, StageSpec]],
     console: Console,
 ) -> None:
-    # Without this, workers leave the driver's folder, and manifests miss its git commit.
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    connect(config.compute)
-    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
-
     workspace = Path(config.compute.workspace).resolve()
-    workspace.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".ray-train-", dir=workspace))
     task = {
         "workspace": workspace,
         "dataset": dataset.path.resolve(),
@@ -137,31 +125,7 @@ def _train(
         "compiles": config.compute.train_compile,
         "most_bytes": int(config.compute.train_memory_gib * 2**30),
     }
-    resources = {"CPU": float(config.compute.threads or 1)}
-    scaling = ScalingConfig(
-        num_workers=config.compute.train_workers,
-        use_gpu=config.compute.train_gpus,
-        resources_per_worker=resources | ({"GPU": 1.0} if config.compute.train_gpus else {}),
-    )
-    retries = config.compute.train_retries
-    try:
-        while True:
-            try:
-                with Relay(console) as mailbox:
-                    TorchTrainer(
-                        _work,
-                        train_loop_config=task | {"mailbox": mailbox},
-                        scaling_config=scaling,
-                        run_config=RunConfig(name=STAGE, storage_path=str(scratch)),
-                    ).fit()
-                return
-            except TrainingFailedError as error:
-                if retries == 0 or not _a_worker_died(error):
-                    raise _ours(error) from error
-                retries -= 1
-                console.note("a training worker died: new ones go on from the last checkpoint")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    run_workers(_work, task, config.compute, console, name=STAGE)
 
 
 def _base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> Path | None:
@@ -189,25 +153,6 @@ def _with_local_backbone(config: ExperimentConfig, recipe: Recipe, dataset: Data
     Pretrained.open(folder).check(recipe, dataset)
     training = recipe.training.model_copy(update={"backbone_from": str(folder.resolve())})
     return replace(recipe, training=training)
-
-
-def _a_worker_died(error: Exception) -> bool:
-    """Whether a process was lost, rather than the work refused; survivors then fail, too."""
-    from ray.exceptions import RayError
-
-    failures = getattr(error, "worker_failures", {}).values()
-    return any(
-        isinstance(failure, RayError) or type(failure).__module__.startswith("ray.train")
-        for failure in failures
-    )
-
-
-def _ours(error: Exception) -> LorecastError:
-    """The error a worker raised, or one that says that workers failed."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        if isinstance(failure, LorecastError):
-            return failure
-    return TrainingError(f"a training worker failed: {' '.join(str(error).split())}")
 
 
 def _work(task: Mapping[str, Any]) -> None:

@@ -26,8 +26,10 @@ from lorecast.config.schema import (
     TrainingConfig,
 )
 from lorecast.config.section import Side, Strategy, TrainingProtocol
+from lorecast.config.sella import AlignConfig, GuideConfig, PromptConfig, SellaConfig, TuneConfig
 
 __all__ = [
+    "AlignConfig",
     "CollectiveConfig",
     "ComputeConfig",
     "DatasetConfig",
@@ -36,6 +38,7 @@ __all__ = [
     "ExperimentConfig",
     "Gate",
     "GeneratedField",
+    "GuideConfig",
     "HEINConfig",
     "ImportedField",
     "InteractionColumns",
@@ -44,14 +47,17 @@ __all__ = [
     "LLMConfig",
     "ListColumn",
     "ModelConfig",
+    "PromptConfig",
     "RegistryConfig",
     "RerankingConfig",
+    "SellaConfig",
     "ServingConfig",
     "Side",
     "SplitConfig",
     "Strategy",
     "TrainingConfig",
     "TrainingProtocol",
+    "TuneConfig",
     "describe_fields",
     "dump_config",
     "load_config",

@@ -12,6 +12,7 @@ from lorecast.config.knowledge import EncodingConfig, KnowledgeConfig
 from lorecast.config.model import WITH_MLP, ModelConfig
 from lorecast.config.reranking import RerankingConfig
 from lorecast.config.section import EXECUTION, Positive, Section, Strategy, TrainingProtocol
+from lorecast.config.sella import SellaConfig
 
 
 class TrainingConfig(Section):
@@ -142,6 +143,9 @@ class ExperimentConfig(Section):
     model: ModelConfig = Field(ModelConfig(), description="backbone and extractor")
     training: TrainingConfig = Field(TrainingConfig(), description="strategies and schedule")
     reranking: RerankingConfig = Field(RerankingConfig(), description="lists and their re-ranker")
+    sella: SellaConfig | None = Field(
+        None, description="present: a language model that recommends is trained, instead of `model`"
+    )
     registry: RegistryConfig = Field(RegistryConfig(), description="MLflow")
     serving: ServingConfig = Field(ServingConfig(), description="HTTP endpoint")
     compute: ComputeConfig = Field(ComputeConfig(), description="resources and places")

@@ -1,0 +1,1 @@
+"""SeLLa-Rec: a language model that recommends, guided by collaborative tokens."""
