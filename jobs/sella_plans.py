@@ -19,7 +19,7 @@ from lorecast.data.dataset import Dataset
 from lorecast.errors import EngineError, TrainingError
 from lorecast.knowledge.language_model import LanguageModel, find_language_model
 from lorecast.sella.methods import Switches, switches
-from lorecast.sella.stages import Setting, Stage
+from lorecast.sella.recipe import Setting, Stage
 
 TUNE, VECTORS, ALIGN, GUIDE, SCORE = (
     f"sella-{stage}" for stage in ("tune", "vectors", "align", "guide", "score")

@@ -1,7 +1,7 @@
 """A random Llama of two layers with a tokenizer of whole words, made in a moment."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,33 +14,38 @@ CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}" + CHAT
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}" + CHAT
+)
 _SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
 def write_tiny_llm(
     folder: Path,
     *,
-    words: Iterable[str] = ("Yes", "No"),
+    words: Sequence[str] = ("Yes", "No"),
+    by_letter: bool = False,
     chat_template: str | None = CHAT,
     pad_token: str | None = None,
     seed: int = 0,
     max_length: int = 512,
 ) -> Path:
     """A folder in Hugging Face format. The tokenizer knows the words of the default prompts, of
-    films with numbers, and `words`; a word it does not know is read by the letter, and what has
-    no letter is [UNK]."""
+    films with numbers, and `words`; any other word is [UNK]. `by_letter`: it reads letters."""
     texts = [str(value) for value in PromptConfig().model_dump().values()]
     texts += [f"Film {number}" for number in range(1, 61)] + ["Answer", "(unknown)"]
-    known = [part for text in texts for part in re.findall(r"\w+|[^\w\s]+", text)]
-    letters = [chr(code) for code in range(97, 123)] if "letters" in words else []
-    vocabulary = ["[UNK]", *_SPECIAL, *known, *words, *letters]
-    numbers = {word: place for place, word in enumerate(dict.fromkeys(vocabulary))}
-    for word in {"Yes", "No"} - set(words):
-        numbers.pop(word, None)
-    numbers = {word: place for place, word in enumerate(numbers)}
+    known = {part for text in texts for part in re.findall(r"\w+|[^\w\s]", text)}
+    known -= {"Yes", "No"}
+    if by_letter:
+        known = {letter for text in (*texts, *words) for letter in text}
+    numbers = {
+        word: place
+        for place, word in enumerate(["[UNK]", *_SPECIAL, *words, *sorted(known - set(words))])
+    }
     tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Split("", "isolated") if by_letter else pre_tokenizers.BertPreTokenizer()
+    )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="[UNK]",

@@ -147,7 +147,7 @@ class AnsweringModel(nn.Module):
         self.causal.requires_grad_(requires_grad=False)
         for module in list(self.causal.modules()):
             if isinstance(module, LoraLayer):
-                module.merge()  # type: ignore[operator]
+                module.merge()
         self.causal.eval()
         self._shared = None
 
@@ -198,11 +198,13 @@ class AnsweringModel(nn.Module):
             logits_to_keep=1,
         ).logits
         logit_B2 = logit_B12[:, 0].float()
-        return logit_B2[:, 0] - logit_B2[:, 1]
+        difference_B: Tensor = logit_B2[:, 0] - logit_B2[:, 1]
+        return difference_B
 
     def embed(self, token_BT: Tensor, vectors: Mapping[int, Tensor]) -> Tensor:
         """Embeddings of tokens, and the given vectors in their slots: [B, T, H]."""
-        embedded_BTH: Tensor = self.causal.get_input_embeddings()(token_BT.clamp(min=0))
+        embedding = self.causal.get_input_embeddings()
+        embedded_BTH: Tensor = embedding(token_BT.clamp(min=0))
         for slot, vector_BH in vectors.items():
             here_BT1 = (token_BT == slot).unsqueeze(2)
             embedded_BTH = torch.where(

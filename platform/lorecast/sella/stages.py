@@ -8,9 +8,8 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -33,6 +32,7 @@ from lorecast.sella.fitting import Fit, Schedule, fit
 from lorecast.sella.language import AnsweringModel
 from lorecast.sella.methods import Switches, switches
 from lorecast.sella.prompts import cut
+from lorecast.sella.recipe import Setting, Stage
 from lorecast.sella.rows import PromptRows, trained_rows
 from lorecast.sella.yes_no import YesNoLearner, YesNoModel
 from lorecast.training.checkpoints import Checkpoints
@@ -40,31 +40,6 @@ from lorecast.training.checkpoints import Checkpoints
 TABLES = "tables.safetensors"
 VECTORS = "vectors.safetensors"
 _VALID_SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all stages of an experiment share."""
-
-    config: SellaConfig
-    positive_rating: float
-    source: str
-    """Folder or hub name of the language model."""
-    digest: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One training."""
-
-    kind: Literal["tune", "align", "guide"]
-    seed: int
-    method: Switches
-    """What it is for; `align` reads `aligned` alone."""
-    tuned: Path | None = None
-    vectors: Path | None = None
-    aligned: Path | None = None
-    """Folders of inputs."""
 
 
 def train(
@@ -259,7 +234,7 @@ def _guide(stage: Stage, setting: Setting, dataset: Dataset, device: torch.devic
         elif language.digest() != before:
             raise TrainingError("stage 3 changed the language model, which is frozen: a bug")
         saved.write(folder, described, dataset, stage.tuned or folder, guide)
-        scales = {f"scale_{name}": float(value) for name, value in guide.scale.items()}
+        scales = {f"scale_{name}": value.item() for name, value in guide.scale.items()}
         return {"language_model": before, "note": prompts.frame.note, **scales}
 
     return learner, _schedule(config.guide, config), write
