@@ -27,6 +27,7 @@ from lorecast.models.backbones.sasrec import SASRec
 from lorecast.models.backbones.xdeepfm import XDeepFM
 from lorecast.models.extractors import Extractor
 from lorecast.models.extractors.controls import MoE, Naive, SharedMLP, chunk_mean
+from lorecast.models.extractors.entities import EntityExtractor
 from lorecast.models.extractors.hein import HEIN
 from lorecast.models.extractors.item_field import ItemField
 from lorecast.models.extractors.kser import KSER
@@ -36,6 +37,7 @@ from lorecast.models.inputs import Batch, FieldCounts, Fields
 from lorecast.models.knowledge import (
     Chunk,
     ChunkVectors,
+    EntityMeans,
     KnowledgeShape,
     gather,
     gather_side,
@@ -126,6 +128,7 @@ class ClickModel(nn.Module):
         self.knowledge = knowledge
         self._shuffle = config.shuffle_knowledge
         self._vectors: ChunkVectors | None = None
+        self._means: dict[Side, EntityMeans] = {}
         self._prestored: EntityTables | None = None
 
     @property
@@ -193,7 +196,7 @@ class ClickModel(nn.Module):
         if self.asking:
             self.asking.attach(items, users)
         self._prestored = vectors if isinstance(vectors, EntityTables) else None
-        self._vectors = None
+        self._vectors, self._means = None, {}
         if vectors is not None and self.knowledge and not isinstance(vectors, EntityTables):
             check_vectors(vectors, self.knowledge, {"item": items, "user": users})
             if self._shuffle:
@@ -208,6 +211,19 @@ class ClickModel(nn.Module):
             self.extractor.start_from(self._vectors)
             if self.item_field:
                 self.item_field.start_from(self._vectors)
+
+    def hold_means(self) -> None:
+        """Holds in memory, as far as it is worth it, the means of texts where nothing finer is
+        read of an entity; for training, where a table is read many times."""
+        if not self.extractor:
+            return
+        assert self._vectors, "attach the vectors first"
+        assert self.knowledge
+        sides = set(self.knowledge.sides) if isinstance(self.extractor, EntityExtractor) else set()
+        if self.item_field:
+            sides.add("item")
+        found = {side: EntityMeans.of(self._vectors, side) for side in sides}
+        self._means = {side: means for side, means in found.items() if means is not None}
 
     def forward(self, batch: Batch) -> Tensor:
         """logit_B. Raises TrainingError if the backbone gives something else."""
@@ -248,7 +264,9 @@ class ClickModel(nn.Module):
             stored_UE = self._prestored.rows("item", row_U)[:, -self.item_field.width :]
             return stored_UE
         assert self._vectors, "attach the vectors first"
-        field_UE: Tensor = self.item_field(gather_side(self._vectors, "item", row_U))
+        means = self._means.get("item")
+        known = means.gather(row_U) if means else gather_side(self._vectors, "item", row_U)
+        field_UE: Tensor = self.item_field(known)
         return field_UE
 
     def entity_rows(self, side: Side, row_U: Tensor) -> Tensor:
@@ -270,7 +288,15 @@ class ClickModel(nn.Module):
                 known["item"] = StoredRows(known["item"].row_BI[:, : -self.item_field.width])
             return known
         assert self._vectors, "attach the vectors first"
-        return gather(self._vectors, self.knowledge, batch)
+        if not (self._means and isinstance(self.extractor, EntityExtractor)):
+            return gather(self._vectors, self.knowledge, batch)
+        rows = {"item": batch.item_row_B, "user": batch.user_row_B}
+        return {
+            side: self._means[side].gather(rows[side])
+            if side in self._means
+            else gather_side(self._vectors, side, rows[side])
+            for side in self.knowledge.sides
+        }
 
 
 def _join(config: ModelConfig, inputs: int) -> nn.Module:

@@ -115,6 +115,55 @@ class SideKnowledge(NamedTuple):
     """For each sample, its entity's place in U."""
 
 
+class SideMeans(NamedTuple):
+    """One side's knowledge of a batch, each distinct entity once, its texts averaged."""
+
+    mean_UD: Tensor
+    """Of the vectors as they are stored; zeros where there is no text."""
+    mask_UC: Tensor
+    entity_B: Tensor
+    """For each sample, its entity's place in U."""
+
+
+@dataclass(frozen=True)
+class EntityMeans:
+    """Every entity's mean of its texts on one side, held in memory: what is read of a batch is C
+    times smaller than the texts' vectors."""
+
+    mean: NDArray[np.float32]
+    """[rows + 1, D]."""
+    mask: NDArray[np.bool_]
+    """[rows + 1, C]."""
+
+    @classmethod
+    def of(cls, vectors: ChunkVectors, side: Side) -> Self | None:
+        """Reads the side's whole table; None if the means would fill more than 1 GiB."""
+        table, mask = vectors.vectors(side), vectors.mask(side)
+        num_rows, _, dim = table.shape
+        if num_rows * dim * 4 > _HELD_BYTES:
+            return None
+        mean = np.empty((num_rows, dim), np.float32)
+        for start in range(0, num_rows, _ROWS_A_BLOCK):
+            block = slice(start, start + _ROWS_A_BLOCK)
+            share = mask[block] / np.maximum(mask[block].sum(1, keepdims=True), 1)
+            mean[block] = np.matmul(share[:, None], table[block], dtype=np.float32)[:, 0]
+        return cls(mean, mask)
+
+    def gather(self, row_B: Tensor) -> SideMeans:
+        """Reads these rows, each distinct row once."""
+        row_U, entity_B = torch.unique(row_B, return_inverse=True)
+        place_U = row_U.cpu().numpy()
+        mean_UD, mask_UC = (
+            torch.from_numpy(table.take(place_U, axis=0)).to(row_U.device)
+            for table in (self.mean, self.mask)
+        )
+        return SideMeans(mean_UD, mask_UC, entity_B)
+
+
+_HELD_BYTES = 1 << 30
+_ROWS_A_BLOCK = 4096
+
+
 def gather(vectors: ChunkVectors, shape: KnowledgeShape, batch: Batch) -> dict[Side, SideKnowledge]:
     """Reads the batch's rows of the tables, each distinct row once."""
     rows = {"item": batch.item_row_B, "user": batch.user_row_B}

@@ -9,7 +9,7 @@ Shapes: B batch, U distinct entities, I width of a side's rows, as the extractor
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lorecast.config import Side
 from lorecast.models.inputs import Batch
-from lorecast.models.knowledge import SideKnowledge
+from lorecast.models.knowledge import SideKnowledge, SideMeans
 
 
 class StoredRows(NamedTuple):
@@ -27,13 +27,11 @@ class StoredRows(NamedTuple):
     row_BI: Tensor
 
 
-Known = SideKnowledge | StoredRows
-"""One side's knowledge of a batch, in either form."""
+Known = SideKnowledge | SideMeans | StoredRows
+"""One side's knowledge of a batch, in the form that the extractor reads."""
 
 
-def sample_rows(
-    entity_rows: Callable[[Side, SideKnowledge], Tensor], side: Side, known: Known
-) -> Tensor:
+def sample_rows(entity_rows: Callable[[Side, Any], Tensor], side: Side, known: Known) -> Tensor:
     """row_BI of each sample: as prestored, or worked out once a distinct entity."""
     if isinstance(known, StoredRows):
         return known.row_BI

@@ -74,6 +74,7 @@ def new_model(
     )
     model.attach(*feature_tables(dataset), vectors)
     model.start_from_vectors()
+    model.hold_means()
     if base is not None:
         state = load_file(base / WEIGHTS)
         if recipe.is_transfer:

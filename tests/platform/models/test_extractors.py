@@ -38,14 +38,16 @@ def _config(variant: str, **changes: Any) -> ModelConfig:
     return ModelConfig.model_validate({"embedding_dim": 8, **VARIANTS[variant], **changes})
 
 
-def _model(variant: str, rng: np.random.Generator) -> tuple[ClickModel, Batch, planted.Vectors]:
+def _model(
+    variant: str, rng: np.random.Generator, **changes: Any
+) -> tuple[ClickModel, Batch, planted.Vectors]:
     """A model away from its start values, and knowledge with gaps."""
     samples, vectors = planted.world(rng, 200)
     vectors.masks["item"][::3, 1] = False
     vectors.masks["item"][::5] = False
     vectors.masks["user"][::4] = False
     torch.manual_seed(0)
-    model = ClickModel(_config(variant), planted.SCHEMA, planted.SHAPE)
+    model = ClickModel(_config(variant, **changes), planted.SCHEMA, planted.SHAPE)
     model.attach(*planted.codes(rng), vectors)
     model.start_from_vectors()
     with torch.no_grad():
@@ -58,6 +60,17 @@ def _model(variant: str, rng: np.random.Generator) -> tuple[ClickModel, Batch, p
 def _extract(model: ClickModel, batch: Batch, vectors: planted.Vectors) -> torch.Tensor:
     assert model.extractor
     return model.extractor(model.features(batch), gather(vectors, planted.SHAPE, batch))[0]
+
+
+@EACH
+@pytest.mark.parametrize("item_field", [False, True])
+def test_held_means_change_no_score(
+    variant: str, item_field: bool, rng: np.random.Generator
+) -> None:
+    model, batch, _ = _model(variant, rng, item_field=item_field)
+    read = model(batch)
+    model.hold_means()
+    torch.testing.assert_close(model(batch), read, atol=1e-5, rtol=1e-5)
 
 
 @EACH

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lorecast.config import Side
 from lorecast.models.extractors.chunks import centred_sample, masked_mean
 from lorecast.models.inputs import Fields
-from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, SideMeans
 from lorecast.models.prestored import Known, sample_rows
 
 
@@ -38,9 +38,14 @@ class EntityMean(nn.Module):
         if variance > 0:
             self.scale.copy_(variance.rsqrt())
 
-    def forward(self, known: SideKnowledge) -> Tensor:
+    def forward(self, known: SideKnowledge | SideMeans) -> Tensor:
         """entity_UD; 0 where there is no text."""
-        return self.scale * masked_mean(known.vector_UCD - self.mean_CD, known.mask_UC)
+        if isinstance(known, SideKnowledge):
+            mean_UD = masked_mean(known.vector_UCD, known.mask_UC)
+        else:
+            mean_UD = known.mean_UD
+        share_UC = known.mask_UC / known.mask_UC.sum(1, keepdim=True).clamp(min=1)
+        return self.scale * (mean_UD - share_UC @ self.mean_CD)
 
 
 class EntityExtractor(nn.Module):
@@ -67,7 +72,7 @@ class EntityExtractor(nn.Module):
             assert isinstance(mean, EntityMean)
             mean.start_from(vectors, side)
 
-    def entity_rows(self, side: Side, known: SideKnowledge) -> Tensor:
+    def entity_rows(self, side: Side, known: SideKnowledge | SideMeans) -> Tensor:
         """field_UE of one side's entities."""
         field_UE = self.adapt(side, self.entity[side](known))
         return field_UE * known.mask_UC.any(1, keepdim=True)

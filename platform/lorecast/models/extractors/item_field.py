@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lorecast.models.extractors.entities import EntityMean
-from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge
+from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge, SideMeans
 from lorecast.models.layers import linear
 
 _START_SCALE = 0.05
@@ -33,7 +33,7 @@ class ItemField(nn.Module):
         """Centres and scales what items say."""
         self.entity.start_from(vectors, "item")
 
-    def forward(self, known: SideKnowledge) -> Tensor:
+    def forward(self, known: SideKnowledge | SideMeans) -> Tensor:
         """field_UE; 0 where there is no text."""
         field_UE: Tensor = self.map(self.entity(known))
         return field_UE
