@@ -270,6 +270,21 @@ def init(
     Console().result(f"wrote {output}; look it over, then: lorecast run {output}")
 
 
+@app.command(epilog="Example: `lorecast import-collm CoLLM/ml-1m collm`")
+def import_collm(
+    path: Annotated[Path, typer.Argument(help="folder with CoLLM's *_ood2.pkl")],
+    output: Annotated[Path, typer.Argument(help="folder for the Parquet tables")],
+    as_json: Json = False,
+) -> None:
+    """Turn CoLLM's pickled split into tables, without running what a pickle may hold."""
+    from lorecast.jobs.console import Console
+    from lorecast.sella.collm_pickles import convert
+
+    rows = convert(path, output)
+    told = ", ".join(f"{split} {count:,}" for split, count in rows.items())
+    Console(as_json=as_json).result(f"{output}: {told} rows", rows=rows)
+
+
 class _ConfigHelp(TyperCommand):
     """Help that lists every key with its default and description."""
 

@@ -1,5 +1,6 @@
 """What SeLLa's stages do on the cluster: training workers, actors for vectors and scores."""
 
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
@@ -38,7 +39,7 @@ def train(plans: Plans, wanted: Sequence[Plan], console: Console) -> None:
         "dataset": plans.dataset.path.resolve(),
         "setting": plans.setting,
         "missing": missing,
-        "threads": compute.threads or 1,
+        "threads": compute.threads or max(1, (os.cpu_count() or 1) // compute.train_workers),
         "checkpoint_s": compute.checkpoint_s,
     }
     run_workers(_train, task, compute, console, name="sella")

@@ -138,16 +138,17 @@ class AnsweringModel(nn.Module):
         self.causal.peft_config["default"].save_pretrained(str(folder))
 
     def load_adapters(self, folder: Path) -> None:
-        """Adapters that were saved, added to the weights: same scores up to rounding, less work."""
+        """Adapters that were saved; in float32 added to the weights: same scores up to rounding,
+        less work."""
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
         from peft.tuners.lora import LoraLayer
 
         inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), self.causal)
         set_peft_model_state_dict(self.causal, load_file(folder / ADAPTER))
         self.causal.requires_grad_(requires_grad=False)
-        for module in list(self.causal.modules()):
-            if isinstance(module, LoraLayer):
-                module.merge()
+        layers = [module for module in self.causal.modules() if isinstance(module, LoraLayer)]
+        for layer in layers if self.causal.dtype == torch.float32 else ():
+            layer.merge()
         self.causal.eval()
         self._shared = None
 
