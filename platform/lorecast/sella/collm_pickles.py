@@ -13,10 +13,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lorecast.data.layout import SPLITS
+from lorecast.data.layout import SPLITS, Split
 from lorecast.errors import InputError
 
-_FLAGS: Final = {"train": -1, "valid": 0, "test": 1}
+_FLAGS: Final[dict[Split, int]] = {"train": -1, "valid": 0, "test": 1}
 _NEEDED: Final = ("uid", "iid", "title", "his", "label", "timestamp")
 _ALLOWED: Final = {
     ("builtins", "slice"),
@@ -82,7 +82,7 @@ def convert(folder: Path, output: Path) -> dict[str, int]:
     `folder` holds train_ood2.pkl, valid_ood2.pkl and test_ood2.pkl. Raises InputError if one is
     missing or no table, or if an item has two titles.
     """
-    tables: dict[str, pd.DataFrame] = {}
+    tables: dict[Split, pd.DataFrame] = {}
     for split in SPLITS:
         path = folder / f"{split}_ood2.pkl"
         if not path.is_file():
