@@ -129,6 +129,7 @@ def answers_table(prompts: pa.Table, answers: Sequence[Answer], origin: Origin) 
         "output_tokens": [answer.output_tokens for answer in answers],
         "history_end": prompts["history_end"],
         **{name: [value] * prompts.num_rows for name, value in same.items()},
+        "certainty": [answer.certainty for answer in answers],
     }
     return pa.table(columns, schema=SCHEMA)
 

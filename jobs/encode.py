@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lorecast.artifacts import Artifact, Draft, StageSpec, build, find
 from lorecast.config import ComputeConfig, EncodingConfig, ExperimentConfig, Side
 from lorecast.data.dataset import Dataset
+from lorecast.encoding.certainty import write_certainty
 from lorecast.encoding.components import keep_components
 from lorecast.encoding.encoder import (
     Encoder,
@@ -87,7 +88,8 @@ def _usable_texts(
 ) -> tuple[pa.Table, int]:
     """The `ok` rows of knowledge.parquet inside encoding.where, and the number outside."""
     path = knowledge.path / rows.KNOWLEDGE
-    texts = pq.read_table(path, columns=_COLUMNS, filters=pc.field("status") == "ok")
+    certainty = [name for name in pq.read_schema(path).names if name == rows.CERTAINTY]
+    texts = pq.read_table(path, columns=[*_COLUMNS, *certainty], filters=pc.field("status") == "ok")
     if texts.num_rows == 0:
         counts = ", ".join(f"{n:,} {status}" for status, n in knowledge.facts["counts"].items())
         raise EncodingError(
@@ -154,6 +156,8 @@ def _encode(
         console.note(f"{components} of {dim} components keep {kept:.2%} of the variance")
     if chunks["user"]:
         np.save(draft.path / HISTORY_END, history_end(texts, dataset.schema.num_users))
+    if rows.CERTAINTY in texts.column_names:
+        write_certainty(texts, chunks, num_rows, draft.path)
     seconds = time.monotonic() - started_s
     draft.facts.update(
         distinct_texts=len(distinct.texts),

@@ -168,7 +168,8 @@ def stage_spec(
         if isinstance(field, ImportedField)
     }
     identity: dict[str, Any] = {
-        "columns": rows.SCHEMA.names,
+        # Certainty stands in the model's identity, if it is asked for.
+        "columns": [name for name in rows.SCHEMA.names if name != rows.CERTAINTY],
         "fields": [field.identity() | digests[field.name] for field in config.knowledge.fields],
     }
     if model is not None:
@@ -270,6 +271,7 @@ def _write(
     chunks: dict[str, int] = {field.name: 0 for field in config.knowledge.fields}
     tokens = {"prompt_tokens": 0, "output_tokens": 0}
     digest = hashlib.blake2b(digest_size=16)
+    decisive = [*_DECISIVE, *([rows.CERTAINTY] if config.knowledge.llm.certainty else [])]
     with pq.ParquetWriter(draft.path / rows.KNOWLEDGE, rows.SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
@@ -279,7 +281,7 @@ def _write(
                 chunks[each["field"]] = max(chunks[each["field"]], each["chunk_max"] + 1)
             for name in tokens:
                 tokens[name] += pc.sum(table[name]).as_py() or 0
-            for batch in table.select(_DECISIVE).to_batches():
+            for batch in table.select(decisive).to_batches():
                 digest.update(batch.serialize())
     factors = {question.field: list(question.factors) for question in asked}
     for field_config in config.knowledge.fields:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from statistics import mean
 from typing import TYPE_CHECKING, Any, Final
 
 from lorecast.config import LLMConfig
@@ -25,6 +26,7 @@ from lorecast.knowledge.engine import Answer, Chat
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
     from openai.types.chat import ChatCompletion
+    from openai.types.chat.chat_completion import Choice
 
 _log = logging.getLogger(__name__)
 
@@ -162,6 +164,8 @@ class OpenAIEngine:
         options: dict[str, Any] = {"messages": list(chat)}
         if llm.temperature > 0:
             options["seed"] = llm.seed
+        if llm.certainty:
+            options["logprobs"] = True
         if schema is not None:
             form = {"name": "answer", "schema": json.loads(schema), "strict": True}
             options["response_format"] = {"type": "json_schema", "json_schema": form}
@@ -256,7 +260,15 @@ def _answer(completion: "ChatCompletion") -> Answer:
         finish="length" if choice.finish_reason == "length" else "stop",
         prompt_tokens=usage.prompt_tokens if usage else 0,
         output_tokens=usage.completion_tokens if usage else 0,
+        certainty=_certainty(choice),
     )
+
+
+def _certainty(choice: "Choice") -> float | None:
+    """See Answer; not every endpoint gives log-probabilities."""
+    if choice.logprobs is None or not choice.logprobs.content:
+        return None
+    return mean(token.logprob for token in choice.logprobs.content)
 
 
 def _failed(reason: str) -> Answer:

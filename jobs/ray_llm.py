@@ -8,8 +8,9 @@ paid again.
 
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pyarrow as pa
@@ -106,6 +107,8 @@ def _processor(config: ExperimentConfig, model: LanguageModel) -> Any:
         }
         if llm.temperature > 0:
             sampling["seed"] = llm.seed
+        if llm.certainty:
+            sampling["logprobs"] = 0
         if row["schema"]:
             sampling["structured_outputs"] = {"json": row["schema"]}
         asked = {**row, "messages": json.loads(row["chat"]), "sampling_params": sampling}
@@ -148,4 +151,12 @@ class _Writer:
             finish="length" if written >= self._llm.max_tokens else "stop",
             prompt_tokens=read,
             output_tokens=written,
+            certainty=_certainty(row.get("logprobs")),
         )
+
+
+def _certainty(logprobs: Sequence[Mapping[Any, Mapping[str, Any]]] | None) -> float | None:
+    """See Answer; of each token, which maps to what vLLM says of it."""
+    if not logprobs:
+        return None
+    return float(mean(said["logprob"] for token in logprobs for said in token.values()))

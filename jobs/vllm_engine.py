@@ -149,6 +149,7 @@ class VLLMEngine:
                 finish="length" if output.outputs[0].finish_reason == "length" else "stop",
                 prompt_tokens=len(tokens),
                 output_tokens=len(output.outputs[0].token_ids),
+                certainty=_certainty(output.outputs[0]),
             )
             for tokens, output in zip(prompts, outputs, strict=True)
         ]
@@ -165,7 +166,15 @@ def sampling_params(llm: LLMConfig, schema: str | None) -> Any:
         max_tokens=llm.max_tokens,
         seed=llm.seed if llm.temperature > 0 else None,
         structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
+        logprobs=0 if llm.certainty else None,
     )
+
+
+def _certainty(completion: Any) -> float | None:
+    """See Answer; vLLM sums up only where log-probabilities were asked for."""
+    if completion.cumulative_logprob is None or not completion.token_ids:
+        return None
+    return float(completion.cumulative_logprob / len(completion.token_ids))
 
 
 def _lora_rank(model: LanguageModel) -> int:

@@ -101,6 +101,43 @@ def test_each_text_lands_at_its_row_and_chunk(
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_certainty_lies_beside_the_vectors_if_the_knowledge_has_it(
+    config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    said = {1: -0.5, 2: -1.0, 3: -1.5, 4: None}
+    rows = [
+        *(row("item", n, "facts", 0, f"text {n}", certainty=s) for n, s in said.items()),
+        row("item", 1, "facts", 1, "alone", certainty=-2.0),
+        row("item", 5, "plot", 0, "half of it", certainty=-2.0, weight=0.25),
+        row("item", 5, "plot", 0, "and half", certainty=-1.0, weight=0.75),
+        row("item", 6, "plot", 0, "whole", certainty=-0.25),
+        row("user", 7, "taste", 0, "gloomy", history_end=4),
+    ]
+    artifact = run(config, tiny_dataset, write_knowledge(tmp_path / "workspace", rows))
+    table = VectorsTable.open(artifact.path)
+    item, user = table.certainty("item"), table.certainty("user")
+    assert item.shape == table.mask("item").shape
+    step = 1.5**0.5
+    np.testing.assert_allclose(item[:5, 0], [0, step, 0, -step, 0], atol=1e-3)
+    np.testing.assert_allclose(item[5:7, 2], [-1, 1], atol=1e-3)
+    assert np.argwhere(item).tolist() == [[1, 0], [3, 0], [5, 2], [6, 2]], "one text has no spread"
+    assert user.shape == table.mask("user").shape
+    assert not user.any()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_tables_of_older_versions_have_no_certainty(
+    config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    rows = [row("item", n, "facts", 0, f"text {n}") for n in (1, 2)]
+    knowledge = write_knowledge(tmp_path / "workspace", rows)
+    path = knowledge.path / KNOWLEDGE
+    pq.write_table(pq.read_table(path).drop_columns(["certainty"]), path)
+    table = VectorsTable.open(run(config, tiny_dataset, knowledge).path)
+    assert table.certainty("item") is None
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_texts_outside_the_quality_bounds_become_no_vectors(
     config: ExperimentConfig, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:

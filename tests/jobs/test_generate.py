@@ -53,7 +53,7 @@ class Engine:
     """Which prompts end the engine's process."""
     fails: Callable[[str], bool] = lambda prompt: False
     stalls: Callable[[str], bool] = lambda prompt: False
-    says: Callable[[str], str] = lambda prompt: f"About {prompt.splitlines()[-1]}"
+    says: Callable[[str], str | Answer] = lambda prompt: f"About {prompt.splitlines()[-1]}"
     _answered: int = field(default=0, init=False)
 
     def chat(
@@ -170,6 +170,19 @@ def test_every_entity_gets_one_row_a_factor_and_engines_end(job: Job) -> None:
     while any(map(_is_alive, engines)) and time.monotonic() < deadline_s:
         time.sleep(0.05)
     assert not any(map(_is_alive, engines))
+
+
+def test_certainty_is_stored_and_asks_anew(job: Job) -> None:
+    def says(_: str) -> Answer:
+        return Answer(text="It is gloomy.", certainty=-0.25)
+
+    plain = job.run(says=says)
+    assert job.num_asked() == NUM_PROMPTS
+    llm = LLMConfig(model="test/scripted", certainty=True)
+    sure = job.run(job.config(llm=llm), says=says)
+    assert job.num_asked() == 2 * NUM_PROMPTS
+    assert set(sure.knowledge["certainty"].to_pylist()) == {-0.25}
+    assert sure.facts["texts_digest"] != plain.facts["texts_digest"]
 
 
 def test_a_killed_run_resumes_with_every_key_once(job: Job) -> None:

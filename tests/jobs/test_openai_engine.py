@@ -179,6 +179,20 @@ def test_answers_in_order_with_the_given_sampling() -> None:
     assert bound["response_format"]["json_schema"]["schema"] == json.loads(schema)
 
 
+def test_certainty_is_the_mean_log_probability_where_the_endpoint_tells_it() -> None:
+    def reply(prompt: str, _: int) -> Reply:
+        answer = completion(prompt)
+        if prompt == "told":
+            tokens = [{"token": "t", "logprob": p, "top_logprobs": []} for p in (-0.25, -0.75)]
+            answer.body["choices"][0]["logprobs"] = {"content": tokens}
+        return answer
+
+    with serving(reply) as server:
+        answers = engine(server.url, certainty=True).chat(chats("told", "silent"))
+    assert [answer.certainty for answer in answers] == [-0.5, None]
+    assert all(request["logprobs"] is True for request in server.requests)
+
+
 def test_the_seed_goes_along_when_answers_are_sampled() -> None:
     with serving(echo) as server:
         engine(server.url, temperature=0.7, top_p=0.9, seed=5).chat(chats("a"))

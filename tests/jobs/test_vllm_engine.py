@@ -34,7 +34,7 @@ def test_the_world_model_answers_and_long_prompts_are_not_asked(
     config = ExperimentConfig(
         knowledge=KnowledgeConfig(
             fields=(GeneratedField(name="taste", side="user", factors=("director", "mood")),),
-            llm=LLMConfig(model="world", max_model_len=64, max_tokens=24),
+            llm=LLMConfig(model="world", max_model_len=64, max_tokens=24, certainty=True),
             error_budget=1.0,
         ),
         compute=ComputeConfig(workspace=str(tmp_path / "workspace"), engine_batch=8, threads=1),
@@ -46,7 +46,9 @@ def test_the_world_model_answers_and_long_prompts_are_not_asked(
     assert answered["status"].to_pylist() == ["ok"] * 4
     assert all(text.startswith("This viewer") for text in answered["text"].to_pylist())
     assert min(answered["output_tokens"].to_pylist()) > 0
+    assert all(-3 < certainty < 0 for certainty in answered["certainty"].to_pylist())
     failed = table.filter(pc.equal(table["status"], "too_long"))
     assert failed.num_rows > 0
+    assert failed["certainty"].null_count == failed.num_rows
     assert all("max_model_len" in reason for reason in failed["reason"].to_pylist())
     assert artifact.facts["failed"] == failed.num_rows

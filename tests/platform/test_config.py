@@ -110,6 +110,16 @@ def test_quality_bounds_enter_the_identity_only_if_there_are_any() -> None:
     }
 
 
+def test_certainty_enters_identities_only_if_it_is_asked_for() -> None:
+    plain = load_config(None)
+    sure = load_config(None, ["knowledge.llm.certainty=true", "model.kser.certainty=true"])
+    assert "certainty" not in plain.knowledge.llm.identity()
+    assert "certainty" not in plain.model.kser.identity()
+    llm = plain.knowledge.llm.identity() | {"certainty": True}
+    assert sure.knowledge.llm.identity() == llm
+    assert sure.model.kser.identity() == plain.model.kser.identity() | {"certainty": True}
+
+
 def test_every_key_is_described() -> None:
     described = list(describe_fields())
     assert len(described) > 60

@@ -116,6 +116,9 @@ class LLMConfig(Section):
     language: str | None = Field(
         None, description="ISO 639-1 code, e.g. en: longer answers in another one are left out"
     )
+    certainty: bool = Field(
+        False, description="keep how sure the model was of each text (log-probabilities)"
+    )
     engine: Annotated[Literal["vllm", "openai"], EXECUTION] = Field(
         "vllm", description="vllm: actors of ours; openai: an OpenAI-compatible endpoint"
     )
@@ -137,6 +140,13 @@ class LLMConfig(Section):
     retry_s: Annotated[float, EXECUTION] = Field(
         600.0, ge=0.0, description="how long a call is tried while the endpoint is busy or down"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """`certainty` counts only where it is asked for: older knowledge stays what it is."""
+        identity = super().identity()
+        if not self.certainty:
+            del identity["certainty"]
+        return identity
 
 
 class KnowledgeConfig(Section):

@@ -32,6 +32,21 @@ def chunk_names(fields: Sequence[Mapping[str, Any]]) -> dict[Side, tuple[ChunkNa
     }
 
 
+def chunk_places(
+    texts: pa.Table, chunks: Mapping[Side, tuple[ChunkName, ...]]
+) -> NDArray[np.int64]:
+    """For each text, its place in C: where its field begins, and its chunk inside."""
+    first = {
+        name.field: place
+        for side in SIDES
+        for place, name in reversed(list(enumerate(chunks[side])))
+    }
+    field = texts["field"].combine_chunks().dictionary_encode()
+    starts = np.array([first[name] for name in field.dictionary.to_pylist()], np.int64)
+    place_N: NDArray[np.int64] = texts["chunk"].to_numpy() + starts[field.indices.to_numpy()]
+    return place_N
+
+
 def history_end(texts: pa.Table, num_users: int) -> NDArray[np.int32]:
     """Per user row, what the user's texts saw at most; see `knowledge.leakage`."""
     users = texts.filter(pc.equal(texts["side"], "user"))
@@ -65,7 +80,7 @@ class Scatter:
         lines = texts.take(pa.array(self._order_N))
         self._is_item_N = pc.equal(lines["side"], "item").to_numpy()
         self._row_N = lines["row"].to_numpy()
-        self._chunk_N = lines["chunk"].to_numpy() + self._field_start(lines)
+        self._chunk_N = chunk_places(lines, chunks)
         self._weight_N = lines["weight"].to_numpy()
         self._writers: dict[Side, VectorsWriter] = {}
         self._dim = 0
@@ -106,15 +121,3 @@ class Scatter:
             for side in SIDES
             if self._chunks[side]
         }
-
-    def _field_start(self, lines: pa.Table) -> NDArray[np.int64]:
-        """For each line, the place in C at which its field begins."""
-        first = {
-            name.field: place
-            for side in SIDES
-            for place, name in reversed(list(enumerate(self._chunks[side])))
-        }
-        field = lines["field"].combine_chunks().dictionary_encode()
-        starts = np.array([first[name] for name in field.dictionary.to_pylist()], np.int64)
-        start_N: NDArray[np.int64] = starts[field.indices.to_numpy()]
-        return start_N

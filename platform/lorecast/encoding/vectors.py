@@ -2,6 +2,8 @@
 
     item.npy, user.npy               float16 [rows + 1, C, D], zeros where there is no text
     item_mask.npy, user_mask.npy     bool [rows + 1, C]
+    {item,user}_certainty.npy        float16 [rows + 1, C], see `encoding.certainty`; only of
+                                     knowledge that says how sure its writer was
     user_history_end.npy             int32 [users + 1], see `knowledge.leakage`
 
 A side without knowledge has no files. Legend: C chunks, D encoder width; row 0 is unknown.
@@ -23,6 +25,7 @@ from lorecast.errors import EncodingError
 
 STAGE: Final = "encode"
 HISTORY_END: Final = "user_history_end.npy"
+CERTAINTY: Final = "{}_certainty.npy"
 
 
 class ChunkName(NamedTuple):
@@ -85,6 +88,10 @@ class VectorsTable:
         """[rows + 1, C], True where there is a text; read-only."""
         return self._masks[side]
 
+    def certainty(self, side: Side) -> NDArray[np.float16] | None:
+        """[rows + 1, C], how sure the writer was, read-only; none if no text says."""
+        return self._certainties[side]
+
     @cached_property
     def user_history_end(self) -> NDArray[np.int32]:
         """Per user row, the position of the last interaction that the user's texts saw.
@@ -104,6 +111,11 @@ class VectorsTable:
         return {
             side: _map(self.path / f"{side}_mask.npy") for side in self.names if self.names[side]
         }
+
+    @cached_property
+    def _certainties(self) -> dict[Side, NDArray[np.float16] | None]:
+        paths = {side: self.path / CERTAINTY.format(side) for side in self.names}
+        return {side: _map(path) if path.exists() else None for side, path in paths.items()}
 
 
 def _map(path: Path) -> Any:

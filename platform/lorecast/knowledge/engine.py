@@ -26,6 +26,8 @@ class Answer:
     error: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0
+    certainty: float | None = None
+    """Mean log-probability of the answer's tokens, where `knowledge.llm.certainty` asks for it."""
 
 
 class Engine(Protocol):

@@ -122,6 +122,7 @@ def _rows(
         "prompt_tokens": same(0),
         "output_tokens": same(0),
         "weight": same(1.0),
+        "certainty": pa.nulls(owner.size, pa.float32()),
     }
     return pa.table(columns).cast(SCHEMA)
 

@@ -24,7 +24,7 @@ WANTED: Final = (
     "key", "side", "row", "group", "id", "field", "factor", "chunk", "history_end",
 )  # fmt: skip
 """Columns of `plan.SCHEMA` that the join needs: all but the prompts."""
-_ANSWER: Final = ("text", "status", "reason", "prompt_tokens", "output_tokens")
+_ANSWER: Final = ("text", "status", "reason", "prompt_tokens", "output_tokens", "certainty")
 _MEMBERS_AT_ONCE: Final = 8192
 
 

@@ -138,6 +138,8 @@ class Plan:
         }
         if llm.temperature > 0 and llm.top_p < 1:
             sampling["top_p"] = llm.top_p
+        if llm.certainty:
+            sampling["certainty"] = True
         return cls(
             dataset=dataset,
             questions=questions(config.knowledge.fields),

@@ -6,6 +6,7 @@ import pyarrow as pa
 
 STAGE: Final = "generate"
 KNOWLEDGE: Final = "knowledge.parquet"
+CERTAINTY: Final = "certainty"
 SCHEMA: Final = pa.schema(
     [
         ("side", pa.string()),
@@ -22,8 +23,11 @@ SCHEMA: Final = pa.schema(
         ("prompt_tokens", pa.int32()),
         ("output_tokens", pa.int32()),
         ("weight", pa.float32()),
+        (CERTAINTY, pa.float32()),
     ]
 )
 """chunk: place inside the field, from 0. history_end: position of the last interaction that the
 writer of a user's text saw, null if unknown; null for items. key: the store's; null if imported.
-weight: 1, or the share in its chunk's vector where two groups' texts are mixed."""
+weight: 1, or the share in its chunk's vector where two groups' texts are mixed. certainty: mean
+log-probability of the answer's tokens, of all factors' together where one call asks for them; null
+if imported or not asked for, absent in tables of older versions."""

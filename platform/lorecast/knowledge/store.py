@@ -48,8 +48,10 @@ SCHEMA: Final = pa.schema(
         ("model", pa.string()),
         ("run_id", pa.string()),
         ("time", pa.timestamp("us", "UTC")),
+        ("certainty", pa.float32()),
     ]
 )
+"""certainty: see `rows.SCHEMA`; parts of older versions lack it, and read as null."""
 _RETRIED: Final = pa.array(sorted(RETRIED))
 _CACHE_BYTES: Final = 4 << 20
 _BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
@@ -228,7 +230,10 @@ def _metadata(part: Path) -> pq.FileMetaData:
 def _read(part: Path, columns: list[str]) -> pa.Table:
     with _damage_named(part), pq.ParquetFile(part) as file:
         # Threads would keep memory of their own, for parts this small to no avail.
-        return file.read(columns=columns, use_threads=False).select(columns)
+        table = file.read(columns=columns, use_threads=False)
+    if "certainty" in columns and "certainty" not in table.column_names:
+        table = table.append_column("certainty", pa.nulls(table.num_rows, pa.float32()))
+    return table.select(columns)
 
 
 @contextmanager

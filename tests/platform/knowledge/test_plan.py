@@ -134,12 +134,22 @@ def test_model_and_sampling_ask_everything_anew_and_budgets_nothing(
     assert changed(before, with_llm(max_tokens=64)).num_rows == before.num_prompts
     assert changed(before, with_llm(max_model_len=512, seed=3)).num_rows == 0, "greedy"
     assert changed(before, with_llm(temperature=0.7)).num_rows == before.num_prompts
+    assert changed(before, with_llm(certainty=True)).num_rows == before.num_prompts
     assert (
         changed(
             before, Plan.of(config(factor_set, error_budget=0.5), tiny_dataset, "model")
         ).num_rows
         == 0
     )
+
+
+@pytest.mark.invariant
+def test_keys_are_those_of_earlier_versions(tiny_dataset: Dataset, factor_set: str) -> None:
+    keys = rows(Plan.of(config(factor_set), tiny_dataset, "model"))["key"].to_pylist()
+    assert [keys[0], keys[-1]] == [
+        "d1e93859bc3e79a43b69df141851ea7d",
+        "b4eb7f462ef467e8ae3e86fa8e81b5a6",
+    ]
 
 
 @pytest.mark.bad_input

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lorecast.errors import KnowledgeError
@@ -56,6 +57,19 @@ def test_fetch_keeps_the_order_asked_for(store: KnowledgeStore) -> None:
     store.append(part("c", text="second"))
     fetched = store.index().fetch(keys("c", "a"))
     assert fetched["text"].to_pylist() == ["second", "first"]
+
+
+def test_parts_of_older_versions_read_without_certainty(store: KnowledgeStore) -> None:
+    old = store.append(part("a", text="old"))
+    pq.write_table(pq.read_table(old).drop_columns(["certainty"]), old)
+    sure = part("b").set_column(
+        SCHEMA.get_field_index("certainty"), "certainty", pa.array([-0.5], pa.float32())
+    )
+    store.append(sure)
+    fetched = store.index().fetch(keys("a", "b"))
+    assert fetched["certainty"].to_pylist() == [None, -0.5]
+    assert store.compact() == 2
+    assert store.index().fetch(keys("b", "a"))["certainty"].to_pylist() == [-0.5, None]
 
 
 def test_writing_a_part_twice_changes_nothing(store: KnowledgeStore) -> None:
