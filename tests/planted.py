@@ -4,7 +4,8 @@ Every item has one of a few kinds, every user a taste for one of them; nothing e
 and neither ids nor histories give it away to users never seen in training.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class Vectors:
 
     arrays: dict[Side, NDArray[np.float16]]
     masks: dict[Side, NDArray[np.bool_]]
+    certainties: dict[Side, NDArray[np.float16]] = field(default_factory=dict)
 
     def vectors(self, side: Side) -> NDArray[np.float16]:
         return self.arrays[side]
@@ -47,14 +49,18 @@ class Vectors:
     def mask(self, side: Side) -> NDArray[np.bool_]:
         return self.masks[side]
 
+    def certainty(self, side: Side) -> NDArray[np.float16] | None:
+        return self.certainties.get(side)
+
     def shuffled(self, rng: np.random.Generator) -> "Vectors":
         """Every entity gets the texts of another."""
         order = {side: 1 + rng.permutation(len(a) - 1) for side, a in self.arrays.items()}
         order = {side: np.concatenate([[0], rows]) for side, rows in order.items()}
-        return Vectors(
-            {side: array[order[side]] for side, array in self.arrays.items()},
-            {side: mask[order[side]] for side, mask in self.masks.items()},
-        )
+
+        def reordered(arrays: dict[Side, NDArray[Any]]) -> dict[Side, NDArray[Any]]:
+            return {side: array[order[side]] for side, array in arrays.items()}
+
+        return Vectors(*map(reordered, (self.arrays, self.masks, self.certainties)))
 
 
 def history(steps_BLME: Tensor, mask_BL: Tensor) -> History:
@@ -107,9 +113,13 @@ def world(rng: np.random.Generator, num_samples: int) -> tuple[Samples, Vectors]
     masks: dict[Side, NDArray[np.bool_]] = {
         side: np.ones(array.shape[:2], bool) for side, array in arrays.items()
     }
+    certain = np.random.default_rng(1)
+    certainties: dict[Side, NDArray[np.float16]] = {
+        side: certain.normal(size=mask.shape).astype(np.float16) for side, mask in masks.items()
+    }
     for side in arrays:
-        arrays[side][0], masks[side][0] = 0, False
-    return samples, Vectors(arrays, masks)
+        arrays[side][0], masks[side][0], certainties[side][0] = 0, False, 0
+    return samples, Vectors(arrays, masks, certainties)
 
 
 def parts(samples: Samples) -> tuple[Samples, Samples, Samples]:

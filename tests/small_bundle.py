@@ -16,6 +16,7 @@ from lorecast.models.feature_tables import feature_tables
 from lorecast.models.knowledge import Chunk, KnowledgeShape
 
 DIM = 16
+CONFIG = ModelConfig()
 CHUNKS: dict[Side, tuple[Chunk, ...]] = {
     "item": (Chunk("facts", "mood"), Chunk("facts", "theme")),
     "user": (Chunk("taste", "mood"),),
@@ -24,7 +25,7 @@ CHUNKS: dict[Side, tuple[Chunk, ...]] = {
 
 def write_vectors(workspace: Path, dataset: Dataset) -> VectorsTable:
     """Random vectors as `encode` writes them; every fifth entity lacks its first text."""
-    rng = np.random.default_rng(1)
+    rng, sure = np.random.default_rng(1), np.random.default_rng(2)
     sizes: dict[Side, int] = {
         "item": dataset.schema.num_items,
         "user": dataset.schema.num_users,
@@ -40,6 +41,8 @@ def write_vectors(workspace: Path, dataset: Dataset) -> VectorsTable:
             vectors[~mask] = 0
             np.save(draft.path / f"{side}.npy", vectors)
             np.save(draft.path / f"{side}_mask.npy", mask)
+            certainty = sure.normal(size=mask.shape).astype(np.float16) * mask
+            np.save(draft.path / f"{side}_certainty.npy", certainty)
         np.save(draft.path / "user_history_end.npy", dataset.history_end())
         draft.facts.update(
             dim=DIM,
@@ -49,16 +52,25 @@ def write_vectors(workspace: Path, dataset: Dataset) -> VectorsTable:
     return VectorsTable.open(spec.folder(workspace))
 
 
-def make_model(dataset: Dataset, vectors: VectorsTable | None, seed: int = 0) -> ClickModel:
+def make_model(
+    dataset: Dataset,
+    vectors: VectorsTable | None,
+    seed: int = 0,
+    config: ModelConfig = CONFIG,
+) -> ClickModel:
     """A model with random weights, ready to score."""
     torch.manual_seed(seed)
-    model = ClickModel(ModelConfig(), dataset.schema, _shape(vectors))
+    model = ClickModel(config, dataset.schema, _shape(vectors))
     model.attach(*feature_tables(dataset), vectors)
     return model.eval()
 
 
 def write_trained(
-    workspace: Path, model: ClickModel, dataset: Dataset, vectors: VectorsTable | None
+    workspace: Path,
+    model: ClickModel,
+    dataset: Dataset,
+    vectors: VectorsTable | None,
+    config: ModelConfig = CONFIG,
 ) -> Artifact:
     """What `train` leaves of `model`."""
     shape = _shape(vectors)
@@ -74,7 +86,7 @@ def write_trained(
         write_json(
             draft.path / "model.json",
             {
-                "config": ModelConfig().model_dump(mode="json"),
+                "config": config.model_dump(mode="json"),
                 "schema": vars(dataset.schema),
                 "knowledge": shape.to_dict() if shape else None,
                 "strategy": strategy,

@@ -37,6 +37,11 @@ class KSERConfig(Section):
     )
     top_k: Positive = Field(3, description="chunks of a field that pass (gate: top_k)")
     context: bool = Field(True, description="false: gates see texts alone, not user and target")
+    certainty: bool = Field(
+        False,
+        description="gates see how sure the language model was of each text "
+        "(knowledge.llm.certainty)",
+    )
     align: bool = Field(True, description="false: without attention, the mean of a side's chunks")
     no_op: bool = Field(True, description="a key that lets a query ignore all knowledge")
 
@@ -49,7 +54,8 @@ class KSERConfig(Section):
     def identity(self) -> dict[str, Any]:
         """Switches at their start are left out; `network` changes with what the code computes."""
         identity = super().identity()
-        for switch in ("chunks", "feed_forward", "gate", "top_k", "context", "align", "no_op"):
+        switches = ("chunks", "feed_forward", "gate", "top_k", "context", "align", "no_op")
+        for switch in (*switches, "certainty"):
             if identity[switch] == type(self).model_fields[switch].default:
                 del identity[switch]
         if self.chunks == "texts":
@@ -220,6 +226,11 @@ class ModelConfig(Section):
     shuffle_knowledge: bool = Field(
         False, description="a control: entities get each other's texts, always the same ones"
     )
+
+    @property
+    def reads_certainty(self) -> bool:
+        """Whether the extractor needs to know how sure the writer was of each text."""
+        return self.extractor == "kser" and self.kser.gate != "none" and self.kser.certainty
 
     def identity(self) -> dict[str, Any]:
         """What backbone and extractor do not read is left out. `extractor` and `kser` alone say how

@@ -3,7 +3,8 @@
     bundle.json                     written last: format, model, fingerprints, metrics, file sizes
     weights.safetensors             the model's parameters
     items.parquet, users.parquet    ids, features, recent histories; line i is row i + 1
-    {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, or instead of them
+    {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, and where the texts'
+                                    certainty is known *_certainty.npy; or instead of them
     {item,user}_prestored.npy       what the extractor makes of each entity, float32 [rows + 1, I];
                                     the bare backbone has neither
 
@@ -45,6 +46,9 @@ _FORMAT = "lorecast-bundle/1"
 _ALLOW_CODE = "LORECAST_ALLOW_CODE"
 _USER_COLUMNS = ("id", "recent_item_rows", "recent_ratings")
 _ITEM_COLUMNS = ("id", "title")
+_VECTORS = tuple(
+    f"{side}{kind}" for side in ("item", "user") for kind in ("", "_mask", "_certainty")
+)
 _PRESTORED = "{}_prestored.npy"
 _BLOCK_ROWS = 1024
 """Entities prestored at once; bounds memory."""
@@ -74,7 +78,7 @@ def write_bundle(
         encoded = Artifact.open(vectors.path)
         fingerprints["vectors"] = encoded.fingerprint
         fingerprints["knowledge"] = encoded.manifest["inputs"]["knowledge"]
-        for name in () if prestore else ("item", "user", "item_mask", "user_mask"):
+        for name in () if prestore else _VECTORS:
             if (vectors.path / f"{name}.npy").exists():
                 shutil.copyfile(vectors.path / f"{name}.npy", folder / f"{name}.npy")
     card: dict[str, Any] = {
@@ -224,11 +228,14 @@ class Bundle:
             )
         vectors: dict[Side, NDArray[np.float16]] = {}
         masks: dict[Side, NDArray[np.bool_]] = {}
+        certainties: dict[Side, NDArray[np.float16]] = {}
         for side in self.knowledge.sides:
             shape = (self.num_rows(side), len(self.knowledge.chunks(side)))
             vectors[side] = self._map(f"{side}.npy", (*shape, self.knowledge.dim))
             masks[side] = self._map(f"{side}_mask.npy", shape)
-        return BundleVectors(vectors, masks)
+            if self.model.reads_certainty:
+                certainties[side] = self._map(f"{side}_certainty.npy", shape)
+        return BundleVectors(vectors, masks, certainties)
 
     def _map(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         array: NDArray[Any] = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
@@ -243,6 +250,7 @@ class BundleVectors:
 
     _vectors: Mapping[Side, NDArray[np.float16]]
     _masks: Mapping[Side, NDArray[np.bool_]]
+    _certainties: Mapping[Side, NDArray[np.float16]]
 
     def vectors(self, side: Side) -> NDArray[np.float16]:
         """[rows + 1, C, D]."""
@@ -251,6 +259,10 @@ class BundleVectors:
     def mask(self, side: Side) -> NDArray[np.bool_]:
         """[rows + 1, C]."""
         return self._masks[side]
+
+    def certainty(self, side: Side) -> NDArray[np.float16] | None:
+        """[rows + 1, C]; none where the model does not read it."""
+        return self._certainties.get(side)
 
 
 @torch.inference_mode()

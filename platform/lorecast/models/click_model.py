@@ -126,6 +126,7 @@ class ClickModel(nn.Module):
         for module in self._frozen:
             module.requires_grad_(False)
         self.knowledge = knowledge
+        self._reads_certainty = config.reads_certainty
         self._shuffle = config.shuffle_knowledge
         self._vectors: ChunkVectors | None = None
         self._means: dict[Side, EntityMeans] = {}
@@ -190,7 +191,8 @@ class ClickModel(nn.Module):
     ) -> None:
         """Sets what batches refer to: features by row (see `feature_tables`) and the stored
         vectors or, for scoring, what the extractor made of them (see `prestored`); the model reads
-        either where it lies. Raises EncodingError if the vectors are not of the model's shape."""
+        either where it lies. Raises EncodingError if the vectors are not of the model's shape, or
+        lack the certainty that it reads."""
         assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
         self.features.attach(items, users)
         if self.asking:
@@ -198,7 +200,12 @@ class ClickModel(nn.Module):
         self._prestored = vectors if isinstance(vectors, EntityTables) else None
         self._vectors, self._means = None, {}
         if vectors is not None and self.knowledge and not isinstance(vectors, EntityTables):
-            check_vectors(vectors, self.knowledge, {"item": items, "user": users})
+            check_vectors(
+                vectors,
+                self.knowledge,
+                {"item": items, "user": users},
+                certainty=self._reads_certainty,
+            )
             if self._shuffle:
                 vectors = shuffled(vectors, self.knowledge.sides)
             self._vectors = vectors
@@ -308,10 +315,14 @@ def _join(config: ModelConfig, inputs: int) -> nn.Module:
 
 
 def check_vectors(
-    vectors: ChunkVectors, shape: KnowledgeShape, features: Mapping[Side, SideFeatures]
+    vectors: ChunkVectors,
+    shape: KnowledgeShape,
+    features: Mapping[Side, SideFeatures],
+    *,
+    certainty: bool,
 ) -> None:
-    """Raises EncodingError unless each side has a row of vectors for a row of features, and they
-    are of this shape."""
+    """Raises EncodingError unless each side has a row of vectors for a row of features, they are
+    of this shape and, if asked for, come with their texts' certainty."""
     for side in shape.sides:
         expected = (len(features[side].codes), len(shape.chunks(side)), shape.dim)
         found = vectors.vectors(side).shape
@@ -320,4 +331,10 @@ def check_vectors(
                 f"the {side}s' vectors are {list(found)} (rows, texts, width), and the model takes "
                 f"{list(expected)}: they are of another dataset, knowledge or encoder; run "
                 "`lorecast encode` and `lorecast train` again"
+            )
+        if certainty and vectors.certainty(side) is None:
+            raise EncodingError(
+                "model.kser.certainty is true, and no text says how sure its writer was: set "
+                "knowledge.llm.certainty to true, which asks again, or model.kser.certainty to "
+                "false"
             )

@@ -71,6 +71,10 @@ class ChunkVectors(Protocol):
     def mask(self, side: Side) -> NDArray[np.bool_]:
         """[rows + 1, C], True where there is a text."""
 
+    def certainty(self, side: Side) -> NDArray[np.float16] | None:
+        """[rows + 1, C], how sure their writer was (see `encoding.certainty`); None if no text
+        says."""
+
 
 @dataclass(frozen=True)
 class _Held:
@@ -78,12 +82,16 @@ class _Held:
 
     arrays: Mapping[Side, NDArray[np.float16]]
     masks: Mapping[Side, NDArray[np.bool_]]
+    certainties: Mapping[Side, NDArray[np.float16] | None]
 
     def vectors(self, side: Side) -> NDArray[np.float16]:
         return self.arrays[side]
 
     def mask(self, side: Side) -> NDArray[np.bool_]:
         return self.masks[side]
+
+    def certainty(self, side: Side) -> NDArray[np.float16] | None:
+        return self.certainties[side]
 
 
 def shuffled(vectors: ChunkVectors, sides: Iterable[Side], seed: int = 0) -> ChunkVectors:
@@ -92,11 +100,13 @@ def shuffled(vectors: ChunkVectors, sides: Iterable[Side], seed: int = 0) -> Chu
     rng = np.random.default_rng(seed)
     arrays: dict[Side, NDArray[np.float16]] = {}
     masks: dict[Side, NDArray[np.bool_]] = {}
+    certainties: dict[Side, NDArray[np.float16] | None] = {}
     for side in sides:
-        mask = vectors.mask(side)
+        mask, certainty = vectors.mask(side), vectors.certainty(side)
         order = np.concatenate([[0], 1 + rng.permutation(len(mask) - 1)])
         arrays[side], masks[side] = vectors.vectors(side)[order], mask[order]
-    return _Held(arrays, masks)
+        certainties[side] = None if certainty is None else certainty[order]
+    return _Held(arrays, masks, certainties)
 
 
 def sample(vectors: ChunkVectors, side: Side, num_rows: int) -> tuple[Tensor, Tensor]:
@@ -113,6 +123,8 @@ class SideKnowledge(NamedTuple):
     mask_UC: Tensor
     entity_B: Tensor
     """For each sample, its entity's place in U."""
+    certainty_UC: Tensor | None = None
+    """See `ChunkVectors.certainty`."""
 
 
 class SideMeans(NamedTuple):
@@ -173,9 +185,12 @@ def gather(vectors: ChunkVectors, shape: KnowledgeShape, batch: Batch) -> dict[S
 def gather_side(vectors: ChunkVectors, side: Side, row_B: Tensor) -> SideKnowledge:
     """Reads these rows of one side's table, each distinct row once."""
     row_U, entity_B = torch.unique(row_B, return_inverse=True)
-    vector_UCD, mask_UC = _read(vectors, side, row_U.cpu().numpy())
-    device = row_U.device
-    return SideKnowledge(vector_UCD.to(device).float(), mask_UC.to(device), entity_B)
+    place_U, device = row_U.cpu().numpy(), row_U.device
+    vector_UCD, mask_UC = _read(vectors, side, place_U)
+    certainty_UC = None
+    if (certainty := vectors.certainty(side)) is not None:
+        certainty_UC = torch.from_numpy(certainty.take(place_U, axis=0)).to(device).float()
+    return SideKnowledge(vector_UCD.to(device).float(), mask_UC.to(device), entity_B, certainty_UC)
 
 
 def _read(vectors: ChunkVectors, side: Side, row_U: NDArray[np.integer]) -> tuple[Tensor, Tensor]:

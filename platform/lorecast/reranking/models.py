@@ -142,6 +142,7 @@ class ReRanker(nn.Module):
         self.knowledge = knowledge
         self._history = config.history
         self._listwise = config.model == "setrank"
+        self._reads_certainty = model.reads_certainty
         self._shuffle = model.shuffle_knowledge
         self._vectors: ChunkVectors | None = None
 
@@ -152,11 +153,17 @@ class ReRanker(nn.Module):
         vectors: ChunkVectors | None,
     ) -> None:
         """Sets what batches refer to, and start values that depend on the texts. Raises
-        EncodingError if the vectors are not of the model's shape."""
+        EncodingError if the vectors are not of the model's shape, or lack the certainty that it
+        reads."""
         assert (vectors is None) == (self.knowledge is None), "vectors and knowledge go together"
         self.features.attach(items, users)
         if self.knowledge and vectors:
-            check_vectors(vectors, self.knowledge, {"item": items, "user": users})
+            check_vectors(
+                vectors,
+                self.knowledge,
+                {"item": items, "user": users},
+                certainty=self._reads_certainty,
+            )
             if self._shuffle:
                 vectors = shuffled(vectors, self.knowledge.sides)
         self._vectors = vectors

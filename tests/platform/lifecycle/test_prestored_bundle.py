@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lorecast.config import KSERConfig, ModelConfig
 from lorecast.data.dataset import Dataset
 from lorecast.errors import ArtifactError
 from lorecast.lifecycle import bundle as bundle_module
@@ -57,6 +58,27 @@ def test_rows_replace_the_vectors(prestored: Path, tiny_dataset: Dataset) -> Non
         assert rows.shape == (bundle.num_rows(side), bundle.prestored[side])
         assert rows.any(axis=1).all()
     assert set(bundle.fingerprints) == {"model", "dataset", "vectors", "knowledge"}
+
+
+@pytest.mark.invariant
+def test_certainty_goes_along_in_either_form(
+    workspace: Path, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    sure = ModelConfig(kser=KSERConfig(certainty=True))
+    vectors = write_vectors(workspace, tiny_dataset)
+    model = make_model(tiny_dataset, vectors, config=sure)
+    trained = write_trained(workspace, model, tiny_dataset, vectors, sure)
+    users, items = [f"u{n}" for n in range(1, 31)], [f"i{n}" for n in range(1, 31)]
+    scores = []
+    for prestore in (False, True):
+        folder = tmp_path / f"prestored-{prestore}"
+        write_bundle(folder, trained, tiny_dataset, vectors, prestore=prestore)
+        scores.append(Scorer.load(folder).score(users, items))
+        assert (folder / "item_certainty.npy").exists() != prestore
+    np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-5)
+    path = tmp_path / "prestored-False" / "item_certainty.npy"
+    np.save(path, np.zeros_like(np.load(path)))
+    assert np.abs(Scorer.load(path.parent).score(users, items) - scores[0]).max() > 1e-4
 
 
 def test_without_knowledge_there_is_nothing_to_prestore(

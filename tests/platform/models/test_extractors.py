@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lorecast.artifacts import fingerprint
 from lorecast.config import ModelConfig, TrainingConfig
+from lorecast.errors import EncodingError
 from lorecast.evaluation.metrics import auc
 from lorecast.models.click_model import ClickModel
 from lorecast.models.extractors.hein import HEIN
@@ -27,10 +28,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kser-two-layers": {"kser": {"layers": 2}},
     "kser-slices": {"kser": {"chunks": "slices", "slice": 4}},
     "kser-both": {"kser": {"chunks": "both", "slice": 4}},
+    "kser-certainty": {"kser": {"certainty": True}},
 }
 CUT = {"kser-slices", "kser-both"}
-GATED = {"kser", "kser-without-alignment", "kser-softmax", "kser-two-layers"} | CUT
-ALIGNED = {"kser", "kser-without-gate", "kser-softmax", "kser-two-layers"} | CUT
+GATED = {
+    "kser", "kser-without-alignment", "kser-softmax", "kser-two-layers", "kser-certainty", *CUT,
+}  # fmt: skip
+ALIGNED = {
+    "kser", "kser-without-gate", "kser-softmax", "kser-two-layers", "kser-certainty", *CUT,
+}  # fmt: skip
 EACH = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -98,7 +104,7 @@ def test_what_the_mask_leaves_out_has_no_influence(variant: str, rng: np.random.
     model, batch, vectors = _model(variant, rng)
     expected = _extract(model, batch, vectors)
     for side, mask in vectors.masks.items():
-        vectors.arrays[side][~mask] = 100
+        vectors.arrays[side][~mask] = vectors.certainties[side][~mask] = 100
     torch.testing.assert_close(_extract(model, batch, vectors), expected)
 
 
@@ -260,7 +266,22 @@ def test_shuffled_knowledge_is_a_fixed_permutation_of_entities(rng: np.random.Ge
     place = [rows.index(row.tobytes()) for row in one.vectors("item")]
     assert sorted(place) == list(range(len(rows)))
     np.testing.assert_array_equal(one.mask("item"), vectors.mask("item")[place])
+    np.testing.assert_array_equal(one.certainty("item"), vectors.certainty("item")[place])
+    vectors.certainties.clear()
+    assert shuffled(vectors, ("item",)).certainty("item") is None
     assert (other.vectors("item") != one.vectors("item")).any()
+
+
+@pytest.mark.bad_input
+def test_certainty_that_no_text_has(rng: np.random.Generator) -> None:
+    _, vectors = planted.world(rng, 1)
+    vectors.certainties.clear()
+    for variant, kser in (("kser", {"certainty": True, "gate": "none"}), ("hein", {})):
+        model = ClickModel(_config(variant, kser=kser), planted.SCHEMA, planted.SHAPE)
+        model.attach(*planted.codes(rng), vectors)
+    model = ClickModel(_config("kser-certainty"), planted.SCHEMA, planted.SHAPE)
+    with pytest.raises(EncodingError, match=r"knowledge\.llm\.certainty"):
+        model.attach(*planted.codes(rng), vectors)
 
 
 @pytest.mark.invariant
@@ -281,6 +302,7 @@ def test_an_identity_holds_what_its_extractor_reads() -> None:
     assert not {"hein", "shuffle_knowledge"} & set(kser)
     assert kser == identity(hein={"shared": 5}, shuffle_knowledge=False)
     assert kser != identity(kser={"align": False})
+    assert identity(kser={"certainty": True})["kser"] == kser["kser"] | {"certainty": True}
     assert kser == identity(kser={"chunks": "texts", "slice": 32})
     slices = identity(kser={"chunks": "slices", "slice": 32})
     assert slices["kser"] == kser["kser"] | {"chunks": "slices", "slice": 32}

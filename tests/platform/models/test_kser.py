@@ -49,6 +49,26 @@ def test_gates_start_at_one() -> None:
     assert (gates == 1).all()
 
 
+def test_surer_texts_weigh_more_from_the_start() -> None:
+    torch.manual_seed(0)
+    config = CONFIG.model_copy(update={"kser": CONFIG.kser.model_copy(update={"certainty": True})})
+    kser = KSER(config, planted.SHAPE, COUNTS).eval()
+    knowledge = {
+        side: known._replace(certainty_UC=torch.randn(known.mask_UC.shape))
+        for side, known in _knowledge().items()
+    }
+    gates, _ = kser.gates(_fields(), knowledge)
+    certainty = torch.cat([k.certainty_UC[k.entity_B] for k in knowledge.values()], dim=1)
+    torch.testing.assert_close(gates, 2 * torch.sigmoid(certainty / 2))
+
+    own, unsure = (
+        _kser(),
+        {side: known._replace(certainty_UC=None) for side, known in knowledge.items()},
+    )
+    fields = _fields()
+    torch.testing.assert_close(own(fields, knowledge)[0], own(fields, unsure)[0], atol=0, rtol=0)
+
+
 def test_gates_stay_between_zero_and_two_and_send_no_gradient_to_the_context() -> None:
     kser, fields = _kser(), _fields()
     kser.filter.by_all.weight.data.normal_()

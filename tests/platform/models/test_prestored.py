@@ -14,7 +14,9 @@ from tests.platform.models.test_extractors import VARIANTS
 MORE = {
     "kser-without-context": {"kser": {"context": False}},
     "kser-bare": {"kser": {"gate": "none", "align": False}},
-    "shuffled": {"shuffle_knowledge": True},
+    "kser-certainty-slices": {"kser": {"certainty": True, "chunks": "slices", "slice": 4}},
+    "kser-certainty-both": {"kser": {"certainty": True, "chunks": "both", "slice": 4}},
+    "shuffled": {"shuffle_knowledge": True, "kser": {"certainty": True}},
     "transferred": {"extractor_from": "there"},
 }
 ALL = VARIANTS | MORE

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorecast.config import ModelConfig, TrainingConfig, load_config
+from lorecast.config import KSERConfig, ModelConfig, TrainingConfig, load_config
 from lorecast.errors import ConfigError
 from lorecast.models.click_model import ClickModel
 from lorecast.training.loop import fit, predict
@@ -15,6 +15,7 @@ from tests import planted
 CONFIG = ModelConfig(embedding_dim=8)
 VARIANTS = {
     "residual": CONFIG,
+    "residual with certainty": ModelConfig(embedding_dim=8, kser=KSERConfig(certainty=True)),
     "widen": ModelConfig(embedding_dim=8, injection="widen"),
     "logit": ModelConfig(embedding_dim=8, injection="logit"),
     "widen for hein": ModelConfig(embedding_dim=8, injection="widen", extractor="hein"),

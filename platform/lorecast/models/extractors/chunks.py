@@ -109,6 +109,8 @@ class Projected(NamedTuple):
 
     chunk_UCd: Tensor
     mask_UC: Tensor
+    certainty_UC: Tensor | None
+    """How sure the writer was of each, about 0 over all entities; none: nobody knows."""
 
 
 class ChunkProjection(nn.Module):
@@ -151,7 +153,17 @@ class ChunkProjection(nn.Module):
         else:
             chunk_UCI, mask_UC = self.cut(known.vector_UCD, known.mask_UC)
             mapped_UCd = self.map(chunk_UCI, self.mean_CD.view(-1, chunk_UCI.shape[2]))
-        return Projected(self.norm(mapped_UCd) + self.type_Cd, mask_UC)
+        chunk_UCd = self.norm(mapped_UCd) + self.type_Cd
+        return Projected(chunk_UCd, mask_UC, self._certainty(known))
+
+    def _certainty(self, known: SideKnowledge) -> Tensor | None:
+        """certainty_UC of chunks: a slice is as sure as what it is cut from."""
+        if known.certainty_UC is None:
+            return None
+        certainty_UT = known.certainty_UC * known.mask_UC
+        if self._is_mean:
+            certainty_UT = masked_mean(certainty_UT[:, :, None], known.mask_UC)
+        return certainty_UT.repeat_interleave(self._num_slices, dim=1)
 
 
 class SideProjections(nn.ModuleDict):

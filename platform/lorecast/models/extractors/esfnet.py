@@ -5,8 +5,13 @@
     a_c = w_c·h + q_f·ReLU(Q_f x_c + G_f r)
     g_c = 2 sigmoid(a_c)                                     or another of `gate_of`
 
-After Wang et al. 2025 (arXiv 2508.07223), which prints no equations; these are our reading.
-Whatever does not depend on the context is worked out once an entity.
+    a_c += b_f s_c                                           s: how sure the writer was (certainty)
+
+A wrong text reads like a right one, so how sure the language model was of it (`kser.certainty`) is
+known to no x. b_f is learned and starts above 0: surer texts weigh more from the first step on.
+
+After Wang et al. 2025 (arXiv 2508.07223), which prints no equations; these are our reading, and
+certainty is ours. Whatever does not depend on the context is worked out once an entity.
 
 Shapes: B batch, U distinct entities, C chunks, F fields of knowledge, d work width, H hidden width,
 K context.
@@ -21,12 +26,16 @@ from lorecast.config import Gate, KSERConfig
 from lorecast.models.extractors.chunks import FieldLinear, Projected, masked_mean, places
 from lorecast.models.layers import linear, zero_linear
 
+_START_SLOPE = 0.5
+"""Of a gate's logit by certainty, in its standard deviations."""
+
 
 class ESFNet(nn.Module):
     """A gate a chunk, from the chunk, from all other chunks and from the context.
 
-    All gates start at 1 (sigmoid: at ½). The context carries no gradient, so gates cannot bend the
-    embeddings; without it (`kser.context: false`) a gate depends on texts alone.
+    All gates start at 1 (sigmoid: at ½), with certainty around it. The context carries no gradient,
+    so gates cannot bend the embeddings; without it (`kser.context: false`) a gate depends on texts
+    alone.
     """
 
     def __init__(self, config: KSERConfig, fields_of_sides: Sequence[list[int]], context: int):
@@ -44,7 +53,8 @@ class ESFNet(nn.Module):
         ]
         self._chunks_of_field = places(everywhere)
         self.looks = nn.ModuleList(
-            SideLook(field_C, config.dim, config.gate_hidden) for field_C in fields_of_sides
+            SideLook(field_C, config.dim, config.gate_hidden, certainty=config.certainty)
+            for field_C in fields_of_sides
         )
         self.excite_bias_H = nn.Parameter(torch.zeros(config.gate_hidden))
         self.by_context = (
@@ -59,7 +69,12 @@ class ESFNet(nn.Module):
     field_C: Tensor
 
     def forward(
-        self, own_BCd: Tensor, excite_BH: Tensor, mask_BC: Tensor, context_BK: Tensor
+        self,
+        own_BCd: Tensor,
+        excite_BH: Tensor,
+        mask_BC: Tensor,
+        context_BK: Tensor,
+        prior_BC: Tensor | None = None,
     ) -> Tensor:
         """gate_BC, 0 where the mask is; of what `looks` gave, gathered and added up."""
         excite_BH = excite_BH + self.excite_bias_H
@@ -72,6 +87,8 @@ class ESFNet(nn.Module):
         by_own_Cd = self.by_own_Fd.index_select(0, self.field_C)
         by_own_BC = (torch.relu(own_BCd) * by_own_Cd).sum(2)
         logit_BC = self.by_all(torch.relu(excite_BH)) + by_own_BC
+        if prior_BC is not None:
+            logit_BC = logit_BC + prior_BC
         return gate_of(self._gate, logit_BC, mask_BC, self._chunks_of_field, self._top_k)
 
 
@@ -80,7 +97,7 @@ class SideLook(nn.Module):
 
     field_C: Tensor
 
-    def __init__(self, field_C: list[int], width: int, hidden: int) -> None:
+    def __init__(self, field_C: list[int], width: int, hidden: int, *, certainty: bool) -> None:
         super().__init__()
         self._chunks_of_field = places(field_C)
         num_fields = len(self._chunks_of_field)
@@ -89,9 +106,11 @@ class SideLook(nn.Module):
         self.squeeze_Fd = nn.Parameter(torch.empty(num_fields, width))
         nn.init.xavier_normal_(self.squeeze_Fd)
         self.excite = linear(len(field_C) + num_fields * width, hidden, bias=False)
+        slope_F = torch.full((num_fields,), _START_SLOPE)
+        self.slope_F = nn.Parameter(slope_F) if certainty else None
 
-    def forward(self, side: Projected) -> tuple[Tensor, Tensor]:
-        """(own_UCd, excite_UH)."""
+    def forward(self, side: Projected) -> tuple[Tensor, ...]:
+        """(own_UCd, excite_UH) and, with certainty, prior_UC: what it adds to the logit."""
         summary_UCd, own_UCd = self.map(side.chunk_UCd).chunk(2, dim=2)
         squeeze_Cd = self.squeeze_Fd.index_select(0, self.field_C)
         squeezed_UC = (summary_UCd.tanh() * squeeze_Cd).sum(2) * side.mask_UC
@@ -99,7 +118,11 @@ class SideLook(nn.Module):
             masked_mean(side.chunk_UCd[:, chunks], side.mask_UC[:, chunks])
             for chunks in self._chunks_of_field
         ]
-        return own_UCd, self.excite(torch.cat([squeezed_UC, *means], dim=1))
+        excite_UH = self.excite(torch.cat([squeezed_UC, *means], dim=1))
+        if self.slope_F is None:
+            return own_UCd, excite_UH
+        assert side.certainty_UC is not None, "`check_vectors` comes first"
+        return own_UCd, excite_UH, side.certainty_UC * self.slope_F.index_select(0, self.field_C)
 
 
 def gate_of(

@@ -52,13 +52,16 @@ class KSER(nn.Module):
         self.shape = self.project.shape
         """The chunks that gates weigh."""
         self._chunks_a_side = [len(fields) for fields in self.project.fields_of_sides]
-        looks = [config.dim] if self.has_gates else []
         maps = [2 * config.dim] * config.layers if config.align else [config.dim]
         # Of each side: mask, maps, and what `SideLook` gives.
-        self._row_shapes = [
-            [(C,), *((C, width) for width in maps + looks), *[(config.gate_hidden,)] * len(looks)]
-            for C in self._chunks_a_side
-        ]
+        self._row_shapes: list[list[tuple[int, ...]]] = []
+        for C in self._chunks_a_side:
+            shapes: list[tuple[int, ...]] = [(C,), *((C, width) for width in maps)]
+            if self.has_gates:
+                shapes += [(C, config.dim), (config.gate_hidden,)]
+            if self.has_gates and config.certainty:
+                shapes.append((C,))
+            self._row_shapes.append(shapes)
         # What asks: the target's fields, and those of the history and the user.
         self._asking = [counts.target, counts.history + counts.extra]
         self._history_width = counts.history * counts.dim
@@ -138,10 +141,11 @@ class KSER(nn.Module):
         maps_BCI = tuple(torch.cat(parts, dim=1) for parts in columns[:num_maps])
         gate_BC = mask_BC
         if self.filter is not None:
-            own, excite = columns[num_maps:]
+            own, excite, *prior = columns[num_maps:]
             excite_BH = torch.stack(excite).sum(0)
             context_BK = torch.cat([group_BK.detach() for group_BK in asking], dim=1)
-            gate_BC = self.filter(torch.cat(own, dim=1), excite_BH, mask_BC, context_BK)
+            of_looks = (torch.cat(own, dim=1), excite_BH, mask_BC, context_BK)
+            gate_BC = self.filter(*of_looks, *(torch.cat(parts, dim=1) for parts in prior))
         return _Chunks(maps_BCI, mask_BC, gate_BC)
 
     def _aligned(self, asking: Sequence[Tensor], chunks: "_Chunks") -> Tensor:
