@@ -1,12 +1,16 @@
 """Point 3b: what ESFNet selects on the embedded world, and what each part of KSER is worth there.
 
 A chunk's gate is its mean over the test rows, by entity; the world's truth tells which answers are
-right. `stock` is the same for all films (homogenised), `palette` repeats the mood (redundant). All
-figures are means over five seeds of DIN with KSER, all parameters trained.
+right. Factors differ in what they are worth, so gates are held against the truth within a factor:
+the mean of the factors' AUC, and the AUC of all texts together beside it. A wrong text reads like a
+right one, so gates are told the language model's certainty. `stock` is the same for all films
+(homogenised), `palette` repeats the mood (redundant). All figures are means over five seeds of DIN
+with KSER, all parameters trained.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +20,25 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from benchmarks.harness import Outcome
+from benchmarks.studies.grid import Row
 from benchmarks.studies.tables import PAIRED, difference, lines, on_test, write_part
-from benchmarks.studies.world_rows import ABLATIONS, PAGE, SEEDS, TITLE, ablations, grid, methods
+from benchmarks.studies.world_rows import (
+    ABLATIONS,
+    CERTAINTY,
+    PAGE,
+    SEEDS,
+    TITLE,
+    ablations,
+    grid,
+    methods,
+)
 from benchmarks.world_methods import summary
 from lorecast.artifacts import Artifact
 from lorecast.config import ModelConfig, Side, load_config
 from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
-from lorecast.evaluation.metrics import auc
+from lorecast.evaluation.metrics import auc, uauc
 from lorecast.evaluation.tables import markdown
 from lorecast.evaluation.uncertainty import seed_test
 from lorecast.jobs.console import Console
@@ -39,27 +53,45 @@ from lorecast.world import generate
 from lorecast.world.facts_audit import with_truth
 
 BAR = (
-    "gate of true chunks over hallucinated ones AUC ≥ 0.65; homogenised and redundant factors "
-    "lowest; without ESFNet and without alignment each worse; shuffled within 0.005 of base"
+    "gate of true chunks over hallucinated ones, within factors, AUC ≥ 0.65; homogenised and "
+    "redundant factors lowest; without ESFNet and without alignment each worse; shuffled within "
+    "0.005 of base"
 )
 _BAR_GATE_AUC = 0.65
 _BAR_SHUFFLED = 0.005
 _EMPTY = ("palette", "stock")
 _BATCH = 4096
+_BLIND = Row("din: gates without certainty", "all_parameters", ("model.kser.certainty=false",))
+_PARTS: Final[Mapping[str, tuple[Side, ...]]] = {
+    "both": ("item", "user"),
+    "item": ("item",),
+    "user": ("user",),
+}
+
+
+class _Apart(NamedTuple):
+    """AUC of right texts against wrong ones."""
+
+    within: float
+    """Mean over the factors of each side that have both."""
+    pooled: float
 
 
 def measure() -> Outcome:
-    study = grid((*methods("din"), *ablations()))
+    study = grid((*methods("din"), *ablations(), _BLIND), CERTAINTY)
     found = study.run()
     pipeline = Pipeline(study.experiment(), Console())
     dataset, vectors = pipeline.dataset, VectorsTable.open(pipeline.encode().path)
     truth = _truth(pipeline, dataset, vectors)
     gates = [_mean_gates(model, dataset, vectors) for model in found["din: kser"]]
-    apart = {side: [_gate_auc(gate[side], truth[side]) for gate in gates] for side in truth}
-    both = [
-        _gate_auc(*(np.concatenate([t.ravel() for t in x.values()]) for x in (gate, truth)))
-        for gate in gates
-    ]
+    apart = {
+        part: [_told_apart(gate, truth, sides) for gate in gates] for part, sides in _PARTS.items()
+    }
+    within = {part: float(np.mean([a.within for a in each])) for part, each in apart.items()}
+    pooled = {part: float(np.mean([a.pooled for a in each])) for part, each in apart.items()}
+    certainty = {
+        part: _told_apart(_certainty(vectors), truth, sides) for part, sides in _PARTS.items()
+    }
     factors = _by_factor(gates, vectors)
     lowest = {
         side: set(sorted(of_side, key=of_side.__getitem__)[: len(_EMPTY)])
@@ -67,23 +99,23 @@ def measure() -> Outcome:
     }
     full, base = on_test(found["din: kser"]), on_test(found["din: base"])
     worse = {}
-    for name in ABLATIONS:
+    for name in (*ABLATIONS, _BLIND.name.removeprefix("din: ")):
         paired = seed_test(on_test(found[f"din: {name}"]) - full)
         assert paired is not None
         worse[name] = paired._asdict()
     shuffled = float((on_test(found["din: shuffled"]) - base).mean())
     needs = ("without ESFNet", "without alignment")
     passed = {
-        "gate": float(np.mean(both)) >= _BAR_GATE_AUC,
+        "gate": within["both"] >= _BAR_GATE_AUC,
         "lowest": all(low == set(_EMPTY) for low in lowest.values()),
         "parts": all(worse[name]["mean"] < 0 for name in needs),
         "shuffled": abs(shuffled) <= _BAR_SHUFFLED,
     }
-    _tell(found, factors, apart)
+    _tell(found, factors, within, pooled, certainty)
     return Outcome(
         figure=(
-            f"gate AUC {np.mean(both):.3f} (items {np.mean(apart['item']):.3f}, users "
-            f"{np.mean(apart['user']):.3f}); lowest gates: items {_words(lowest['item'])}, users "
+            f"gate AUC within factors {_by_part(within)}, pooled "
+            f"{_by_part(pooled)}; lowest gates: items {_words(lowest['item'])}, users "
             f"{_words(lowest['user'])}; test AUC against full KSER: "
             + ", ".join(f"{name} {worse[name]['mean']:+.4f}" for name in needs)
             + f"; shuffled against base {shuffled:+.4f}"
@@ -91,7 +123,8 @@ def measure() -> Outcome:
         passed=all(passed.values()),
         details={
             "holds": passed,
-            "gate_auc": {"both": both, **apart},
+            "gate_auc": {part: [a._asdict() for a in each] for part, each in apart.items()},
+            "certainty_auc": {part: a._asdict() for part, a in certainty.items()},
             "share_true": {side: float(np.nanmean(t)) for side, t in truth.items()},
             "mean_gate": factors,
             "against_full": worse,
@@ -154,9 +187,31 @@ def _mean_gates(
     return found
 
 
-def _gate_auc(gate: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
-    known = ~np.isnan(truth) & ~np.isnan(gate)
-    return auc(truth[known], gate[known])
+def _certainty(vectors: VectorsTable) -> dict[Side, NDArray[np.float64]]:
+    """[rows + 1, C] a side, NaN where there is no text."""
+    found: dict[Side, NDArray[np.float64]] = {}
+    for side in _PARTS["both"]:
+        certainty = vectors.certainty(side)
+        assert certainty is not None, "the study asks for it"
+        found[side] = np.where(vectors.mask(side), certainty.astype(np.float64), np.nan)
+    return found
+
+
+def _told_apart(
+    score: Mapping[Side, NDArray[np.float64]],
+    truth: Mapping[Side, NDArray[np.float64]],
+    sides: Sequence[Side],
+) -> _Apart:
+    """Right texts against wrong ones, by their scores."""
+    factors, truths, scores = [], [], []
+    for number, side in enumerate(sides):
+        known = ~np.isnan(truth[side]) & ~np.isnan(score[side])
+        factor = len(sides) * np.arange(known.shape[1]) + number
+        factors.append(np.broadcast_to(factor, known.shape)[known])
+        truths.append(truth[side][known])
+        scores.append(score[side][known])
+    factor_N, truth_N, score_N = map(np.concatenate, (factors, truths, scores))
+    return _Apart(uauc(factor_N, truth_N, score_N), auc(truth_N, score_N))
 
 
 def _by_factor(
@@ -175,7 +230,9 @@ def _by_factor(
 def _tell(
     found: Mapping[str, Sequence[Artifact]],
     factors: Mapping[Side, Mapping[str, float]],
-    apart: Mapping[Side, Sequence[float]],
+    within: Mapping[str, float],
+    pooled: Mapping[str, float],
+    certainty: Mapping[str, _Apart],
 ) -> None:
     rows = [
         line | {"AUC − din: kser": difference(found[line["row"]], found["din: kser"])}
@@ -187,14 +244,22 @@ def _tell(
         for factor, mean in sorted(of_side.items(), key=lambda pair: -pair[1])
     ]
     paragraphs = (
-        f"`make bar P=3b`: DIN, {len(SEEDS)} seeds. {PAIRED}",
+        f"`make bar P=3b`: DIN, {len(SEEDS)} seeds; gates see the language model's certainty "
+        f"(`model.kser.certainty`) in all rows but one. {PAIRED}",
         markdown(rows),
         "ESFNet's mean weight of each factor's texts over the test rows and seeds. `stock` is the "
         "same for all films, `palette` repeats the mood. Right texts against wrong ones, AUC of "
-        "the weight: " + ", ".join(f"{side}s {np.mean(x):.3f}" for side, x in apart.items()) + ".",
+        f"the weight within a factor, mean over factors: {_by_part(within)}; of all texts "
+        f"together: {_by_part(pooled)}. Of the certainty itself, within a factor: "
+        f"{_by_part({part: each.within for part, each in certainty.items()})}.",
         markdown(gates),
     )
     write_part(PAGE, TITLE, "Parts of KSER on DIN", paragraphs)
+
+
+def _by_part(figures: Mapping[str, float]) -> str:
+    """Of both sides together, and of each."""
+    return f"{figures['both']:.3f} (items {figures['item']:.3f}, users {figures['user']:.3f})"
 
 
 def _words(names: set[str]) -> str:

@@ -21,6 +21,8 @@ ABLATIONS = {
 """On DIN, beside the four methods."""
 # What texts of the world differ in: HEIN needs it to learn at all, KSER does as well with all 384.
 _COMMON = ("encoding.components=64",)
+CERTAINTY = ("knowledge.llm.certainty=true", "model.kser.certainty=true")
+"""Texts with the language model's certainty, which gates see."""
 HEIN = ("model.extractor=hein", "model.hein.dropout=0.2")
 """HEIN as validation wants it, over two seeds on AutoInt, DeepFM and DIN: of dropout 0, .2 and .4
 (.680, .688, .682), learning rate 3e-4, 1e-3 and 3e-3, hidden width 32 and 128. The bare backbone
@@ -45,6 +47,6 @@ def ablations() -> tuple[Row, ...]:
     )
 
 
-def grid(rows: tuple[Row, ...]) -> Grid:
-    """These rows on the world, five seeds."""
-    return Grid(ROOT / "configs" / "world.yaml", _COMMON, rows, SEEDS)
+def grid(rows: tuple[Row, ...], more: tuple[str, ...] = ()) -> Grid:
+    """These rows on the world, five seeds; `more`: overrides of all of them."""
+    return Grid(ROOT / "configs" / "world.yaml", (*_COMMON, *more), rows, SEEDS)
