@@ -59,7 +59,7 @@ def test_surer_texts_weigh_more_from_the_start() -> None:
     }
     gates, _ = kser.gates(_fields(), knowledge)
     certainty = torch.cat([k.certainty_UC[k.entity_B] for k in knowledge.values()], dim=1)
-    torch.testing.assert_close(gates, 2 * torch.sigmoid(certainty / 2))
+    torch.testing.assert_close(gates, 2 * torch.sigmoid(certainty / 4))
 
     own, unsure = (
         _kser(),

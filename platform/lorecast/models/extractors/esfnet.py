@@ -26,8 +26,9 @@ from lorecast.config import Gate, KSERConfig
 from lorecast.models.extractors.chunks import FieldLinear, Projected, masked_mean, places
 from lorecast.models.layers import linear, zero_linear
 
-_START_SLOPE = 0.5
-"""Of a gate's logit by certainty, in its standard deviations."""
+_START_SLOPE = 0.25
+"""Of a gate's logit, a standard deviation of certainty. On the embedded world (two seeds) it gave a
+better validation AUC than 0.5."""
 
 
 class ESFNet(nn.Module):
