@@ -18,13 +18,15 @@ _CHAT_TEMPLATE: Final = (
 _VOCABULARY_SIZE: Final = 2048
 
 
-def train_tokenizer(texts: Iterable[str], max_length: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], max_length: int, vocabulary_size: int = _VOCABULARY_SIZE
+) -> PreTrainedTokenizerFast:
     """A tokenizer in which the words of `texts` are single tokens; any other text is bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY_SIZE,
+        vocab_size=vocabulary_size,
         special_tokens=[_PADDING, END, *_ROLES],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
