@@ -52,6 +52,13 @@ POINTS = {
     "3i": "two_workers",
     "3j": "training_kill",
     "3k": "model_bad_input",
+    "4a": "sella_world",
+    "4b": "sella_collm",
+    "4c": "sella_collm",
+    "4d": "sella_tokens",
+    "4e": "sella_speed",
+    "4g": "sella_kill",
+    "4h": "sella_bad_input",
 }
 
 
