@@ -146,5 +146,6 @@ def _kill_driver(process: _Process, workspace: Path) -> _Process:
 
 def _stages(workspace: Path) -> list[dict[str, Any]]:
     """Stages that the last try told of."""
-    events = [json.loads(line) for line in (workspace / "events").read_text().splitlines()]
+    lines = (workspace / "events").read_text(errors="replace").splitlines()
+    events = [json.loads(line) for line in lines if line.startswith("{")]
     return [event for event in events if event["event"] == "stage"]

@@ -87,7 +87,7 @@ def measure() -> Outcome:
                 name: len(rows) / len(np.unique(rows.prefixes()))
                 for name, rows in (("scored", scored), ("trained", learned))
             },
-            "tokens_a_row": float(plain.tokens(scored)[1].sum(1).mean()),
+            "tokens_a_row": float(plain.tokens(scored)[1].sum(1).double().mean()),
             "parameters": sum(p.numel() for p in plain.causal.parameters()),
             "vocabulary": len(plain.tokenizer),
         },
