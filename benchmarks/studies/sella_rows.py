@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks import small_llm
 from benchmarks.ml1m import ROOT, data
+from benchmarks.studies.grid import Grid, Row
 from lorecast.artifacts import Artifact
 from lorecast.config import ExperimentConfig, load_config
 from lorecast.config.sella import Method
@@ -48,6 +49,12 @@ def collm(methods: Sequence[Method], *overrides: str, llm: Path | None = None) -
     place = f"dataset.path={data() / 'collm-ml-1m'}"
     model = f"sella.model={llm or small_llm.folder()}"
     return _experiment("collm-sella", methods, COLLM_SEEDS, place, model, *BUDGET, *overrides)
+
+
+def sasrec_grid(rows: tuple[Row, ...], seeds: tuple[int, ...]) -> Grid:
+    """Click models on the dataset of `collm`."""
+    place = (f"dataset.path={data() / 'collm-ml-1m'}",)
+    return Grid(ROOT / "configs" / "collm-sella.yaml", place, rows, seeds)
 
 
 def trained(config: ExperimentConfig) -> dict[Method, list[Artifact]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lorecast.artifacts import Artifact
 from lorecast.config.sella import Method
 from lorecast.evaluation.comparison import Scored, measure
+from lorecast.evaluation.metrics import auc, uauc
 from lorecast.evaluation.results import Gain, Measured
 from lorecast.evaluation.tables import Line, ends, gained, metric_name, of_seeds
 from lorecast.evaluation.uncertainty import RESAMPLES
@@ -19,8 +20,9 @@ from lorecast.sella.methods import about
 METRICS = ("auc", "uauc", "ndcg")
 COMPARED = ("auc", "uauc")
 ALL, WARM, COLD = "all", "warm", "cold"
-LIGHTGCN = "lightgcn"
-"""The row that is no method: `mf` with its other model."""
+LIGHTGCN, SASREC = "lightgcn", "sasrec"
+_OTHERS = {LIGHTGCN: "LightGCN alone", SASREC: "SASRec alone, as a click model"}
+"""Rows that are no methods."""
 ANCHORS: Sequence[Line] = (
     {"method": "MF", "AUC": "0.6482", "UAUC": "0.6361", "NDCG": "0.8447"},
     {"method": "LightGCN", "AUC": "0.5959", "UAUC": "0.6499", "NDCG": "0.8564"},
@@ -43,6 +45,17 @@ def scored(found: Mapping[str, Sequence[Artifact]]) -> Scored:
             for name, models in found.items()
         },
     )
+
+
+def by_seed(rows: Scored) -> dict[str, dict[str, list[float]]]:
+    """AUC and UAUC of every model."""
+    return {
+        name: {
+            "auc": [auc(rows.label_B, score_B) for score_B in seeds.values()],
+            "uauc": [uauc(rows.user_B, rows.label_B, score_B) for score_B in seeds.values()],
+        }
+        for name, seeds in rows.arms.items()
+    }
 
 
 def gains(
@@ -114,7 +127,7 @@ def _column(metric: str, part: str) -> str:
 
 
 def _about(name: str) -> str:
-    return "LightGCN alone" if name == LIGHTGCN else about(cast(Method, name))
+    return _OTHERS.get(name) or about(cast(Method, name))
 
 
 def _scores(model: Artifact) -> NDArray[np.float32]:
