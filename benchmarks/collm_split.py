@@ -30,17 +30,32 @@ _PUBLISHED_7B = 0.7571
 _SEEDS = (0, 1, 2, 3, 4)
 _SEARCH_SEEDS = _SEEDS[:2]
 _BACKBONES = ("din", "deepfm")
-_AVERAGED = "training.averaging=0.98"
+_USUAL = (
+    "model.mlp_hidden=[200,80]",
+    "training.batch_size=1024",
+)
 _SETTINGS = (
-    ("model.dropout=0.0", "training.weight_decay=0.0", "training.learning_rate=0.001"),
-    ("model.dropout=0.3", "training.weight_decay=1.0", "training.learning_rate=0.0005", _AVERAGED),
     (
-        "model.dropout=0.5",
+        *_USUAL,
+        "model.dropout=0.0",
+        "training.weight_decay=0.0",
+        "training.learning_rate=0.001",
+        "training.averaging=0.0",
+    ),
+    (
+        *_USUAL,
+        "model.dropout=0.3",
+        "training.weight_decay=1.0",
+        "training.learning_rate=0.0005",
+        "training.averaging=0.98",
+    ),
+    (
         "model.mlp_hidden=[256,128]",
+        "training.batch_size=256",
+        "model.dropout=0.5",
         "training.weight_decay=1.0",
         "training.learning_rate=0.0003",
-        "training.batch_size=256",
-        _AVERAGED,
+        "training.averaging=0.98",
     ),
 )
 _KNOWLEDGE = {
