@@ -47,7 +47,7 @@ def store_answers(config: ExperimentConfig, dataset: Dataset, num_rows: int) -> 
     }
     same = {"text": "Gloomy.", "status": "ok", "reason": "", "run_id": "run"}
     same |= {"prompt_tokens": 30, "output_tokens": 6, "time": datetime(2026, 1, 2, tzinfo=UTC)}
-    same |= {"model": engines.find_model(config).source}
+    same |= {"model": engines.find_model(config).source, "certainty": None}
     columns |= {name: [value] * num_rows for name, value in same.items()}
     rows = pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
     KnowledgeStore(Path(config.compute.workspace) / FOLDER).append(rows)
