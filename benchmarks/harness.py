@@ -57,6 +57,7 @@ POINTS = {
     "4c": "sella_collm",
     "4d": "sella_tokens",
     "4e": "sella_speed",
+    "4f": "sella_served",
     "4g": "sella_kill",
     "4h": "sella_bad_input",
 }

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import lorecast
 from benchmarks.harness import Outcome
 from benchmarks.server import LORECAST, serving
-from lorecast.data.batches import load_samples
+from lorecast.data.batches import Samples, load_samples
 from lorecast.data.dataset import Dataset
 
 BAR = "HTTP and offline scores of 10,000 test rows differ by at most 1e-6"
@@ -57,9 +57,9 @@ def measure() -> Outcome:
         ]
         subprocess.run([LORECAST, "run", *experiment], check=True)
         workspace = Path(folder)
-        dataset = Dataset.open(_only(workspace / "prepare"))
-        offline = pq.read_table(_only(workspace / "train") / "scores.parquet")
-        scorer = lorecast.load(_only(workspace / "register") / "bundle")
+        dataset = Dataset.open(only(workspace / "prepare"))
+        offline = pq.read_table(only(workspace / "train") / "scores.parquet")
+        scorer = lorecast.load(only(workspace / "register") / "bundle")
         requests, chosen = _requests(dataset)
         over_http = np.empty(len(requests))
         in_process = scorer.score(
@@ -89,7 +89,8 @@ def measure() -> Outcome:
     )
 
 
-def _only(folder: Path) -> Path:
+def only(folder: Path) -> Path:
+    """The one finished artifact in a stage's folder."""
     (manifest,) = folder.glob("*/manifest.json")
     return manifest.parent
 
@@ -98,7 +99,11 @@ def _requests(dataset: Dataset) -> tuple[list[dict[str, Any]], NDArray[np.int64]
     """One request for each of the chosen test rows, and their places in the test part."""
     samples = load_samples(dataset, "test")
     chosen = np.random.default_rng(0).choice(len(samples), _ROWS, replace=False)
-    rows = samples.take(chosen)
+    return requests_of(dataset, samples.take(chosen)), chosen
+
+
+def requests_of(dataset: Dataset, rows: Samples) -> list[dict[str, Any]]:
+    """One request a row: its user, its item, its history."""
     users = [None, *dataset.users()["id"].to_pylist()]
     items = [None, *dataset.items()["id"].to_pylist()]
     levels = (None, *dataset.rating_levels)
@@ -119,7 +124,7 @@ def _requests(dataset: Dataset) -> tuple[list[dict[str, Any]], NDArray[np.int64]
             rows.history_rating_BL,
             strict=True,
         )
-    ], chosen
+    ]
 
 
 def _send(
@@ -128,7 +133,7 @@ def _send(
     def client(first: int) -> None:
         connection = http.client.HTTPConnection(*address)
         for place in range(first, len(requests), _CLIENTS):
-            (scores[place],) = _post(connection, json.dumps(requests[place]))["scores"]
+            (scores[place],) = post(connection, json.dumps(requests[place]))["scores"]
 
     scores.fill(np.nan)
     threads = [threading.Thread(target=client, args=(n,)) for n in range(_CLIENTS)]
@@ -147,12 +152,13 @@ def _latencies(address: tuple[str, int], dataset: Dataset) -> list[float]:
         body = {"user_id": users[place], "item_ids": items[place : place + _CANDIDATES]}
         text = json.dumps(body)
         started_s = time.perf_counter()
-        _post(connection, text)
+        post(connection, text)
         taken_s.append(time.perf_counter() - started_s)
     return taken_s[_TIMED_REQUESTS // 5 :]
 
 
-def _post(connection: http.client.HTTPConnection, body: str) -> dict[str, Any]:
+def post(connection: http.client.HTTPConnection, body: str) -> dict[str, Any]:
+    """The answer of /v1/score, which must be one."""
     connection.request("POST", "/v1/score", body)
     response = connection.getresponse()
     answer: dict[str, Any] = json.loads(response.read())

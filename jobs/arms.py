@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from lorecast.config import ExperimentConfig, ModelConfig, Strategy, load_experiment
 from lorecast.errors import ConfigError
-from lorecast.jobs import sella
 from lorecast.jobs.console import Console
 from lorecast.jobs.pipeline import Pipeline, Trained
 from lorecast.sella.methods import about
@@ -92,12 +91,13 @@ def _parse(text: str) -> tuple[str, tuple[str, ...]]:
 def arms_of(name: str, config: ExperimentConfig, console: Console) -> Iterator[Arm]:
     """The experiment's own arms, trained; `name` is the arm's that brought it, or empty."""
     pipeline = Pipeline(config, console)
+    trained = pipeline.train()
     if config.sella is not None:
-        for method, models in sella.train(pipeline).items():
+        for method in config.sella.methods:
             title = f"{name} {method}" if name else method
+            models = {m.seed: m for m in trained if m.artifact.facts["method"] == method}
             yield Arm(title, "base", pipeline, models, about(method))
         return
-    trained = pipeline.train()
     strategies = sorted(dict.fromkeys(config.training.strategies), key=lambda s: s != "base")
     for strategy in strategies:
         yield Arm(

@@ -77,8 +77,14 @@ class Pipeline:
         return Dataset.open(self._prepared.path)
 
     def best(self) -> Trained:
-        """The model with the highest validation AUC; the test part has no say."""
-        return max(self._trained, key=lambda trained: trained.metric("valid", "auc"))
+        """The model with the highest validation AUC, of those that can be served; the test part
+        has no say. Raises ConfigError if none can."""
+        from lorecast.jobs import sella
+
+        served = self._trained
+        if self.config.sella is not None:
+            served = sella.with_language_model(served)
+        return max(served, key=lambda trained: trained.metric("valid", "auc"))
 
     @cached_property
     def _prepared(self) -> Artifact:
@@ -163,6 +169,12 @@ class Pipeline:
         from lorecast.jobs import register
 
         best = self.best()
+        if self.config.sella is not None:
+            return self._timed(
+                "register",
+                lambda: register.run_sella(self.config, best.artifact, self.dataset, self.console),
+                _registered,
+            )
         vectors = self._vectors(best.strategy)
         knowledge = self._generated if vectors else None
         return self._timed(

@@ -7,7 +7,7 @@ its database deleted) it is registered there: the artifact never speaks of a ver
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.jobs.console import Console
 from lorecast.lifecycle.bundle import write_bundle
+from lorecast.lifecycle.card import CARD
 from lorecast.lifecycle.mlflow_registry import MLflowRegistry, open_registry
 from lorecast.lifecycle.registry import (
     ModelVersion,
@@ -25,8 +26,17 @@ from lorecast.lifecycle.registry import (
     enrol,
     model_name,
 )
+from lorecast.lifecycle.sella_bundle import write_sella_bundle
 
 _PLOTS = ("curves.png", "gates.png")
+_FIGURES = ("best_epoch", "epochs", "seconds", "rows_per_second", "parameters")
+_SELLA_FIGURES = (
+    "best_check",
+    "checks",
+    "train_seconds",
+    "rows_per_second",
+    "trained_parameters",
+)
 
 
 def run(
@@ -43,6 +53,38 @@ def run(
     kar; the trained model stays.
     """
     check_protocol(trained.facts.get("protocol", "honest"))
+
+    def make(bundle: Path) -> RunRecord:
+        write_bundle(bundle, trained, dataset, vectors, prestore=config.serving.prestore)
+        epochs = json.loads((trained.path / "curves.json").read_text(encoding="utf-8"))
+        return _record(config, trained, bundle, _FIGURES, epochs, knowledge)
+
+    return _registered(config, trained, make, console)
+
+
+def run_sella(
+    config: ExperimentConfig, scored: Artifact, dataset: Dataset, console: Console
+) -> Artifact:
+    """As `run`, for the model of a `sella` section whose scores these are."""
+    trained = Artifact.open(Path(config.compute.workspace) / scored.facts["model"])
+
+    def make(bundle: Path) -> RunRecord:
+        write_sella_bundle(bundle, trained, scored, dataset, most_mib=config.serving.llm_mib)
+        checks = json.loads((trained.path / "curves.json").read_text(encoding="utf-8"))
+        figures = trained.facts["valid"]
+        named = [{f"valid_{k}" if k in figures else k: v for k, v in c.items()} for c in checks]
+        return _record(config, trained, bundle, _SELLA_FIGURES, named, None)
+
+    return _registered(config, scored, make, console)
+
+
+def _registered(
+    config: ExperimentConfig,
+    trained: Artifact,
+    make: Callable[[Path], RunRecord],
+    console: Console,
+) -> Artifact:
+    """The artifact of the model's version; `make` writes its bundle to a folder."""
     registry, model = open_registry(config), model_name(config)
     spec = StageSpec(
         stage="register",
@@ -59,9 +101,7 @@ def run(
         (known.path / MANIFEST).unlink()
     with build(workspace, spec) as draft:
         bundle = draft.path / "bundle"
-        write_bundle(bundle, trained, dataset, vectors, prestore=config.serving.prestore)
-        run = _record(config, trained, bundle, knowledge)
-        version = enrol(registry, model, bundle, run, spec.fingerprint)
+        version = enrol(registry, model, bundle, make(bundle), spec.fingerprint)
         draft.facts.update(
             model_name=version.model,
             version=version.number,
@@ -81,19 +121,25 @@ def _still_there(registry: MLflowRegistry, artifact: Artifact) -> bool:
 
 
 def _record(
-    config: ExperimentConfig, trained: Artifact, bundle: Path, knowledge: Artifact | None
+    config: ExperimentConfig,
+    trained: Artifact,
+    bundle: Path,
+    figures: Sequence[str],
+    epochs: Sequence[Mapping[str, Any]],
+    knowledge: Artifact | None,
 ) -> RunRecord:
-    card = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    metrics = {name: float(v) for name, v in _flatten(trained.facts["metrics"], "_")}
-    for name in ("best_epoch", "epochs", "seconds", "rows_per_second", "parameters"):
+    """`figures`: names among the facts of `trained`; `epochs`: metrics of each, in order."""
+    card = json.loads((bundle / CARD).read_text(encoding="utf-8"))
+    metrics = {name: float(v) for name, v in _flatten(card["metrics"], "_")}
+    for name in figures:
         metrics[name] = float(trained.facts[name])
     if knowledge is not None:
         for name in ("prompt_tokens", "output_tokens"):
             metrics[f"knowledge_{name}"] = float(knowledge.facts[name])
     tags = {f"fingerprint.{name}": value for name, value in card["fingerprints"].items()}
+    tags["kind"] = card["kind"]
     if commit := trained.manifest.get("git_commit"):
         tags["git_commit"] = commit
-    epochs = json.loads((trained.path / "curves.json").read_text(encoding="utf-8"))
     return RunRecord(
         name=trained.path.name,
         params={

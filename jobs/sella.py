@@ -15,15 +15,25 @@ from lorecast.errors import ConfigError
 from lorecast.jobs.console import Console
 from lorecast.jobs.pipeline import Pipeline, Trained
 from lorecast.jobs.sella_plans import Model, Plans
+from lorecast.sella.methods import switches
 
 
 def run(config: ExperimentConfig, console: Console) -> Path:
-    """All stages of all methods and seeds, then their evaluation; returns its folder."""
+    """All stages of all methods and seeds, the best one's registration, then their evaluation;
+    returns its folder."""
     from lorecast.jobs import evaluate
     from lorecast.jobs.arms import arms_of
+    from lorecast.lifecycle.mlflow_registry import open_registry
 
+    assert config.sella is not None
+    open_registry(config).check()  # now, rather than after hours of work
     console.heading(f"lorecast run · {config.name}")
-    artifact = evaluate.evaluate(tuple(arms_of("", config, console)), console)
+    arms = tuple(arms_of("", config, console))
+    if any(switches(method).language_model for method in config.sella.methods):
+        arms[0].pipeline.register()
+    else:
+        console.note("nothing is registered: no method of sella.methods has a language model")
+    artifact = evaluate.evaluate(arms, console)
     evaluate.show(evaluate.read(artifact), console)
     console.result(f"evaluation: {artifact.path / 'evaluation.md'}", evaluation=str(artifact.path))
     return artifact.path
@@ -76,6 +86,14 @@ def train(pipeline: Pipeline) -> dict[Method, dict[int, Trained]]:
         }
         for method in config.sella.methods
     }
+
+
+def with_language_model(trained: Iterable[Trained]) -> tuple[Trained, ...]:
+    """Those that a bundle can hold. Raises ConfigError if there is none."""
+    found = tuple(t for t in trained if switches(t.artifact.facts["method"]).language_model)
+    if not found:
+        raise ConfigError("sella.methods: mf alone has no language model to serve; add another")
+    return found
 
 
 def _summary(artifact: Artifact) -> str:

@@ -45,25 +45,26 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
         exception_handlers={HTTPException: _refuse},
         responses={"4XX": {"model": ErrorAnswer, "description": "Refused, with the reason"}},
     )
-    fingerprints = scorer.bundle.fingerprints
+    bundle, fingerprints = scorer.bundle, scorer.bundle.fingerprints
     origin = {"model_version": model_version, "knowledge": fingerprints.get("knowledge")}
     card = ModelAnswer(
         **origin,
+        kind=bundle.kind,
         dataset=fingerprints["dataset"],
-        strategy=scorer.bundle.strategy,
-        num_users=scorer.bundle.schema.num_users,
-        num_items=scorer.bundle.schema.num_items,
-        history_length=scorer.bundle.history_length,
+        strategy=bundle.strategy,
+        num_users=bundle.num_users,
+        num_items=bundle.num_items,
+        history_length=bundle.history_length,
         rating_range=scorer.rating_range and list(scorer.rating_range),
         context=list(scorer.context_names),
         max_items=max_items,
-        metrics={split: dict(values) for split, values in scorer.bundle.metrics.items()},
+        metrics={split: dict(values) for split, values in bundle.metrics.items()},
     )
     limits = _Limits(max_items, scorer.rating_range, scorer.context_names)
 
     @app.post("/v1/score", openapi_extra=_takes(ScoreRequest), responses=_gives(ScoreAnswer))
     async def score(request: Request) -> Response:
-        """Click probability of each candidate, in order."""
+        """Probability of each candidate that the user clicks or likes it, in order."""
         query = await limits.read(request, ScoreRequest)
         history = limits.history(query.history)
         scored = scorer.candidates(query.user_id, query.item_ids, history, query.context)

@@ -16,10 +16,10 @@ _MAX_ONGOING_REQUESTS = 64
 class ScorerReplica:
     """One process that scores, with one thread: replicas are what adds cores."""
 
-    def __init__(self, bundle: Path, model_version: str, max_items: int) -> None:
+    def __init__(self, bundle: Path, model_version: str, max_items: int, device: str) -> None:
         torch.set_num_threads(1)
-        self._scorer = Scorer.load(bundle)
-        self._scorer.rank("", 1)
+        self._scorer = Scorer.load(bundle, device)
+        self._scorer.warm_up()
         self._model_version = model_version
         self._max_items = max_items
 
@@ -29,13 +29,16 @@ class ScorerReplica:
         )
 
 
-def bind(bundle: Path, *, model_version: str, max_items: int, replicas: int) -> serve.Application:
+def bind(
+    bundle: Path, *, model_version: str, max_items: int, replicas: int, gpus: float = 0.0
+) -> serve.Application:
     """The application for `serve.run`. `bundle` must be readable where replicas run."""
     deployment = serve.deployment(
         serve.ingress()(ScorerReplica),
         name="scorer",
         num_replicas=replicas,
+        ray_actor_options={"num_gpus": gpus},
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         max_constructor_retry_count=1,
     )
-    return deployment.bind(bundle.absolute(), model_version, max_items)
+    return deployment.bind(bundle.absolute(), model_version, max_items, "cuda" if gpus else "cpu")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lorecast.config import ExperimentConfig, ServingConfig
 from lorecast.errors import ServingError
-from lorecast.lifecycle.bundle import Bundle
+from lorecast.lifecycle.card import BundleCard
 from lorecast.lifecycle.registry import CHAMPION, Registry, model_name, parse_reference
 from lorecast.lifecycle.scorer import Scorer
 
@@ -72,7 +72,7 @@ def check_port(serving: ServingConfig) -> None:
             ) from None
 
 
-def start(bundle: Bundle, model_version: str, serving: ServingConfig) -> None:
+def start(bundle: BundleCard, model_version: str, serving: ServingConfig) -> None:
     """Starts the endpoint on the Ray this process is connected to; returns once it answers."""
     from ray import serve
 
@@ -88,6 +88,7 @@ def start(bundle: Bundle, model_version: str, serving: ServingConfig) -> None:
             model_version=model_version,
             max_items=serving.max_items,
             replicas=serving.replicas,
+            gpus=serving.gpus,
         )
         serve.run(application, name=APPLICATION, logging_config=quiet)
     except RuntimeError as error:
@@ -154,7 +155,7 @@ def _drain() -> None:
         os._exit(ServingError.exit_code)
 
 
-def _announce(bundle: Bundle, version: str, serving: ServingConfig) -> None:
+def _announce(bundle: BundleCard, version: str, serving: ServingConfig) -> None:
     host = f"[{serving.host}]" if ":" in serving.host else serving.host
     url = f"http://{host}:{serving.port}"
     user = bundle.entities("user")["id"][0].as_py()

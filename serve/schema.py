@@ -109,7 +109,7 @@ class _Answer(BaseModel):
 
 
 class ScoreAnswer(_Answer):
-    """Click probabilities."""
+    """Probabilities that the user clicks or likes."""
 
     scores: list[float] = Field(description="in the order of item_ids")
     unknown: Unknown
@@ -132,8 +132,11 @@ class RankAnswer(_Answer):
 class ModelAnswer(_Answer):
     """What is being served."""
 
+    kind: Literal["click", "sella"] = Field(
+        description="a click model, or a language model that says Yes or No"
+    )
     dataset: str = Field(description="fingerprint of the data it was trained on")
-    strategy: str
+    strategy: str = Field(description="how it was trained; of kind sella: the method")
     num_users: int
     num_items: int
     history_length: int

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(bundle: "str | Path") -> "Scorer":
+def load(bundle: "str | Path", device: str = "cpu") -> "Scorer":
     """The scorer of a bundle's folder, see `lorecast.lifecycle.scorer`."""
     from lorecast.lifecycle.scorer import Scorer
 
-    return Scorer.load(bundle)
+    return Scorer.load(bundle, device)

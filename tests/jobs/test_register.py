@@ -4,19 +4,24 @@ import json
 import socket
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from lorecast.artifacts import MANIFEST, Artifact
+from lorecast.artifacts import MANIFEST, Artifact, StageSpec, build
 from lorecast.config import ExperimentConfig, load_config
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
-from lorecast.errors import RegistryError
+from lorecast.errors import ConfigError, RegistryError
 from lorecast.jobs import pipeline, register
 from lorecast.jobs.console import Console
+from lorecast.jobs.pipeline import Trained
 from lorecast.lifecycle.bundle import Bundle
 from lorecast.lifecycle.mlflow_registry import open_registry
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.serve.run import fetch
+from tests.sella.small_sella import write_sella
+from tests.sella.tiny_llm import write_tiny_llm
 from tests.small_bundle import make_model, write_trained, write_vectors
 
 
@@ -107,3 +112,57 @@ def test_a_run_that_could_not_register_is_refused_before_any_work(tmp_path: Path
     with pytest.raises(RegistryError, match=r"training\.protocol is 'kar'"):
         pipeline.run(config, Console(quiet=True))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_language_model_is_registered_like_any_other(
+    workspace: Path, tiny_dataset: Dataset
+) -> None:
+    import mlflow
+
+    llm = write_tiny_llm(workspace / "llm")
+    made = [
+        Trained("base", 0, write_sella(workspace, tiny_dataset, llm, method, auc)[1])
+        for method, auc in (("text", 0.58), ("sella", 0.62), ("collm", 0.61))
+    ]
+    config = _config(workspace, f"sella.model={llm}")
+    own = pipeline.Pipeline(config, Console(quiet=True))
+    vars(own)["_trained"] = (_scores_of_mf(workspace), *made)
+    vars(own)["_prepared"] = Artifact.open(tiny_dataset.path)
+    registered = own.register()
+    assert registered.facts["aliases"] == ["challenger", "champion"]
+    assert pipeline.Pipeline.register(own).manifest == registered.manifest
+
+    registry = open_registry(config)
+    folder, version = fetch(registry, "models:/lorecast-tiny@champion", workspace)
+    scorer = Scorer.load(folder)
+    assert (version, scorer.bundle.kind, scorer.bundle.strategy) == (
+        "lorecast-tiny/1",
+        "sella",
+        "sella",
+    )
+    run = mlflow.MlflowClient(registry.tracking_uri).get_run(registered.facts["run_id"])
+    assert run.data.metrics.items() >= {"valid_auc": 0.62, "test_uauc": 0.6, "checks": 1.0}.items()
+    assert run.data.tags["fingerprint.model"] == scorer.bundle.fingerprints["model"]
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(registry.tracking_uri)
+    try:
+        model = mlflow.pyfunc.load_model("models:/lorecast-tiny/1")
+    finally:
+        mlflow.set_tracking_uri(before)
+    rows = pd.DataFrame({"user_id": ["u1", "u2"], "item_id": ["i1", "i2"]})
+    np.testing.assert_array_equal(model.predict(rows), scorer.score(["u1", "u2"], ["i1", "i2"]))
+
+
+@pytest.mark.bad_input
+def test_a_collaborative_model_alone_is_not_served(workspace: Path, tiny_dataset: Dataset) -> None:
+    own = pipeline.Pipeline(_config(workspace, "sella={}"), Console(quiet=True))
+    vars(own)["_trained"] = (_scores_of_mf(workspace),)
+    with pytest.raises(ConfigError, match=r"sella\.methods: mf alone has no language model"):
+        own.best()
+
+
+def _scores_of_mf(workspace: Path) -> Trained:
+    """The best by far on validation."""
+    with build(workspace, StageSpec(stage="sella-score", name="tiny-mf-s0", identity={})) as draft:
+        draft.facts.update(method="mf", metrics={"valid": {"auc": 0.9}})
+    return Trained("base", 0, Artifact.open(draft.path))

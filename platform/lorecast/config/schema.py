@@ -84,6 +84,15 @@ class ServingConfig(Section):
         description="a bundle holds what the extractor makes of each entity, instead of vectors; "
         "scores are the same",
     )
+    llm_mib: Annotated[float, EXECUTION] = Field(
+        512.0,
+        ge=0.0,
+        description="a bundle of kind sella holds its language model's files up to so many MiB; "
+        "larger ones stay where they are, known by their digest",
+    )
+    gpus: Annotated[float, EXECUTION] = Field(
+        0.0, ge=0.0, description="GPUs a replica, for a language model; 0: it runs on the CPU"
+    )
 
 
 class ComputeConfig(Section):

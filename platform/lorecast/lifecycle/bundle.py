@@ -1,6 +1,6 @@
-"""The bundle: a trained model and everything it needs to score, in one folder.
+"""The bundle of a click model: all it needs to score, in one folder; see `card` for all kinds.
 
-    bundle.json                     written last: format, model, fingerprints, metrics, file sizes
+    bundle.json                     written last: what every bundle says, and the model
     weights.safetensors             the model's parameters
     items.parquet, users.parquet    ids, features, recent histories; line i is row i + 1
     {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, and where the texts'
@@ -8,8 +8,7 @@
     {item,user}_prestored.npy       what the extractor makes of each entity, float32 [rows + 1, I];
                                     the bare backbone has neither
 
-It needs neither the dataset nor Ray nor MLflow, holds no pickle, and may be moved and copied. One
-whose backbone is a class of the user's own names that class, and opens only where
+One whose backbone is a class of the user's own names that class, and opens only where
 LORECAST_ALLOW_CODE=1 says that it may be run.
 """
 
@@ -19,7 +18,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -28,21 +27,20 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from lorecast.artifacts import Artifact, write_json
+from lorecast.artifacts import Artifact
 from lorecast.config import ModelConfig, Side
 from lorecast.config.model import BACKBONES
 from lorecast.data import features
 from lorecast.data.dataset import Dataset, FeatureSchema
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.errors import ArtifactError
+from lorecast.lifecycle.card import BundleCard, Kind, common_card, seal
 from lorecast.models.click_model import ClickModel
 from lorecast.models.feature_tables import feature_tables
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape
 from lorecast.models.prestored import EntityTables
 
-CARD = "bundle.json"
 WEIGHTS = "weights.safetensors"
-_FORMAT = "lorecast-bundle/1"
 _ALLOW_CODE = "LORECAST_ALLOW_CODE"
 _USER_COLUMNS = ("id", "recent_item_rows", "recent_ratings")
 _ITEM_COLUMNS = ("id", "title")
@@ -82,12 +80,8 @@ def write_bundle(
             if (vectors.path / f"{name}.npy").exists():
                 shutil.copyfile(vectors.path / f"{name}.npy", folder / f"{name}.npy")
     card: dict[str, Any] = {
-        "format": _FORMAT,
-        "kind": "click",
+        **common_card(Bundle.kind, dataset),
         "model": json.loads((trained.path / "model.json").read_text(encoding="utf-8")),
-        "history_length": dataset.history_length,
-        "rating_levels": dataset.rating_levels,
-        "rates_histories": dataset.rates_histories,
         "contexts": dataset.contexts,
         "fingerprints": fingerprints,
         "metrics": trained.facts["metrics"],
@@ -100,83 +94,44 @@ def write_bundle(
             for side in vectors.names
             if vectors.chunks(side)
         }
-    card["files"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    write_json(folder / CARD, card)
+    seal(folder, card)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundle:
+class Bundle(BundleCard):
     """An opened bundle."""
 
-    path: Path
+    kind: ClassVar[Kind] = "click"
+
     model: ModelConfig
     schema: FeatureSchema
     knowledge: KnowledgeShape | None
-    strategy: str
     injected: bool
     """The extractor acts on a backbone that was trained without it, see `ClickModel`."""
-    history_length: int
-    rating_levels: tuple[float, ...]
-    """Ascending; the code of a level is its index + 1."""
-    rates_histories: bool
-    """False: histories are items alone."""
-    contexts: Mapping[str, tuple[str, ...]]
-    """Values per context feature; the code of a value is its index + 1."""
     prestored: Mapping[Side, int]
     """Widths of prestored rows; of no side, if there are vectors instead."""
-    fingerprints: Mapping[str, str]
-    metrics: Mapping[str, Mapping[str, float]]
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Bundle":
-        """The bundle in `folder`. Raises ArtifactError if it is missing, incomplete or foreign."""
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise ArtifactError(f"{folder}: no such bundle; `lorecast run` makes one")
-        try:
-            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ArtifactError(
-                f"{folder} is no bundle or a half-written one (no {CARD}); `lorecast run` makes one"
-            ) from None
-        except ValueError:
-            raise ArtifactError(f"{folder / CARD} is damaged; copy the bundle again") from None
-        if not isinstance(card, dict) or card.get("format") != _FORMAT:
-            raise ArtifactError(
-                f"{folder / CARD} is not of format {_FORMAT}; make the bundle with this version"
-            )
-        try:
-            _check_files(folder, card["files"])
-            _check_code(folder, card["model"]["config"]["backbone"])
-            return cls._of(folder, card)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{folder / CARD} is damaged ({error}); copy the bundle again"
-            ) from None
+    def _parse(cls, folder: Path, card: Mapping[str, Any]) -> Self:
+        _check_code(folder, card["model"]["config"]["backbone"])
+        return cls._of(folder, card)
 
     @classmethod
-    def _of(cls, folder: Path, card: Mapping[str, Any]) -> "Bundle":
+    def _of(cls, folder: Path, card: Mapping[str, Any]) -> Self:
         model = card["model"]
         shape = model["knowledge"]
+        schema = FeatureSchema.from_dict(model["schema"])
         return cls(
-            path=folder,
+            **cls._common(folder, card),
             model=ModelConfig.model_validate(model["config"]),
-            schema=FeatureSchema.from_dict(model["schema"]),
+            schema=schema,
+            num_users=schema.num_users,
+            num_items=schema.num_items,
             knowledge=None if shape is None else KnowledgeShape.from_dict(shape),
             strategy=model["strategy"],
             injected=model.get("injected", model["strategy"] == "extractor_only"),
-            history_length=card["history_length"],
-            rating_levels=tuple(card["rating_levels"]),
-            rates_histories=card.get("rates_histories", True),
-            contexts={name: tuple(values) for name, values in card.get("contexts", {}).items()},
             prestored=card.get("prestored", {}),
-            fingerprints=card["fingerprints"],
-            metrics=card["metrics"],
         )
-
-    def entities(self, side: Side) -> pa.Table:
-        """Items (id, title) or users (id, recent history), with features, in row order."""
-        return pq.read_table(self.path / f"{side}s.parquet")
 
     def feature_codes(self, side: Side) -> NDArray[np.int32]:
         """[rows + 1, A] in the order of the schema; row 0 is unknown."""
@@ -290,13 +245,3 @@ def _check_code(folder: Path, backbone: str) -> None:
             f"{folder}: its backbone is the Python class {backbone!r}, which loading would run; "
             f"set {_ALLOW_CODE}=1 if you trust the bundle and that code"
         )
-
-
-def _check_files(folder: Path, sizes: Mapping[str, int]) -> None:
-    for name, size in sizes.items():
-        file = folder / name
-        found = file.stat().st_size if file.is_file() else None
-        if found is None:
-            raise ArtifactError(f"{file} is missing; copy the bundle again")
-        if found != size:
-            raise ArtifactError(f"{file} has {found} of {size} bytes; copy the bundle again")

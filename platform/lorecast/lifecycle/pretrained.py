@@ -14,7 +14,8 @@ from lorecast.artifacts import Artifact
 from lorecast.config import ModelConfig
 from lorecast.data.dataset import Dataset, FeatureSchema
 from lorecast.errors import ConfigError, RegistryError
-from lorecast.lifecycle.bundle import CARD, Bundle
+from lorecast.lifecycle.bundle import Bundle
+from lorecast.lifecycle.card import CARD
 from lorecast.lifecycle.registry import Registry, parse_reference
 from lorecast.training.recipe import Recipe
 

@@ -12,7 +12,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class BundleModel(PythonModel):  # type: ignore[misc]
-    """Click probabilities of rows with the columns user_id and item_id.
+    """Probabilities of a click, or of liking, for rows with the columns user_id and item_id.
 
     Columns named as the model's contexts count, too; a null there is a value that is not known.
     """

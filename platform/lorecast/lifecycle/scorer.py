@@ -1,4 +1,7 @@
-"""The scorer: click probabilities from a bundle, in process. The same one serves HTTP.
+"""The scorer: probabilities of clicks from a bundle, in process. The same one serves HTTP.
+
+What all kinds share is here: ids, histories, contexts, rankings. A kind adds how rows are scored,
+see `click_scorer` and `yes_no_scorer`.
 
 Ids are strings as in the tables; integers mean their decimal text. An id the model has never seen
 takes row 0: it is scored by what else is known, and `unknown` names it. So is a value of the
@@ -8,25 +11,20 @@ Shapes: B pairs, N candidates of one user, L history, V entries of all histories
 features.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from lorecast.config import Side
-from lorecast.data.batches import Samples
 from lorecast.data.histories import last_places
-from lorecast.errors import ArtifactError, InputError
-from lorecast.lifecycle.bundle import Bundle
-from lorecast.models.click_model import ClickModel
-from lorecast.models.inputs import Batch
+from lorecast.errors import InputError
+from lorecast.lifecycle.card import BundleCard, kind_of
 
 Id = str | int
 History = Sequence[tuple[Id, float | None]]
@@ -34,9 +32,6 @@ History = Sequence[tuple[Id, float | None]]
 Context = Mapping[str, Id]
 """What is known of the moment, such as the device; see `Scorer.context_names`."""
 Scores = NDArray[np.float32]
-
-_MAX_ROWS = 4096
-"""Rows a forward pass takes at once; bounds memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +54,12 @@ class Scored:
     unknown: Unknown
 
 
-class Scorer:
+class Scorer(ABC):
     """Scores pairs of users and items. Safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, model: ClickModel, users: pa.Table, items: pa.Table) -> None:
+    def __init__(self, bundle: BundleCard) -> None:
         self.bundle = bundle
-        self._model = model
+        users, items = bundle.entities("user"), bundle.entities("item")
         self._user_row = _rows_by_id(users)
         self._item_row = _rows_by_id(items)
         self._item_ids = items["id"].to_pylist()
@@ -77,23 +72,37 @@ class Scorer:
         levels = np.asarray(bundle.rating_levels, dtype=np.float64)
         self._level_bounds = (levels[1:] + levels[:-1]) / 2
 
-    @classmethod
-    def load(cls, folder: str | Path) -> "Scorer":
-        """The scorer of the bundle in `folder`; without Ray, MLflow or the dataset.
+    @staticmethod
+    def load(folder: str | Path, device: str = "cpu") -> "Scorer":
+        """The scorer of the bundle in `folder`, of its kind; without Ray, MLflow or the dataset.
 
+        `device`: torch's name of where a language model runs; click models stay on the CPU.
         Raises ArtifactError if the folder is missing, incomplete or holds something else.
         """
-        bundle = Bundle.open(folder)
-        try:
-            users, items = bundle.entities("user"), bundle.entities("item")
-            model = bundle.load_model(bundle.open_knowledge())
-        except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
-            reason = shorten(str(error), 200)
-            raise ArtifactError(
-                f"{bundle.path}: its files do not belong together, or come from another version "
-                f"({reason}); make the bundle again"
-            ) from None
-        return cls(bundle, model, users, items)
+        match kind_of(folder):
+            case "click":
+                from lorecast.lifecycle.click_scorer import ClickScorer
+
+                return ClickScorer.open(folder)
+            case "sella":
+                from lorecast.lifecycle.yes_no_scorer import YesNoScorer
+
+                return YesNoScorer.open(folder, device)
+
+    @abstractmethod
+    def _probabilities(
+        self,
+        user_row_B: NDArray[np.int32],
+        item_row_B: NDArray[np.int32],
+        item_BL: NDArray[np.int32],
+        level_BL: NDArray[np.int32],
+        context_BK: NDArray[np.int32],
+    ) -> Scores:
+        """Of rows, [B]; histories by item rows and codes of ratings, newest last, 0 is padding."""
+
+    def warm_up(self) -> None:
+        """Does once what a first request would wait for."""
+        self.rank("", 1)
 
     @property
     def rating_range(self) -> tuple[float, float] | None:
@@ -229,32 +238,6 @@ class Scorer:
         item_BL[place] = row_V[kept]
         level_BL[place] = level_V[kept]
         return item_BL, level_BL
-
-    @torch.inference_mode()
-    def _probabilities(
-        self,
-        user_row_B: NDArray[np.int32],
-        item_row_B: NDArray[np.int32],
-        item_BL: NDArray[np.int32],
-        level_BL: NDArray[np.int32],
-        context_BK: NDArray[np.int32],
-    ) -> Scores:
-        """Sigmoids of the model's logits."""
-        batch = Batch.of(
-            Samples.unlabelled(
-                user_row_B=user_row_B,
-                item_row_B=item_row_B,
-                history_item_BL=item_BL,
-                history_rating_BL=level_BL.astype(np.int8),
-                context_BK=context_BK,
-            )
-        )
-        logits = [
-            self._model(batch.slice(start, start + _MAX_ROWS))
-            for start in range(0, len(batch), _MAX_ROWS)
-        ]
-        scores: Scores = torch.sigmoid(torch.cat(logits)).numpy() if logits else np.empty(0, "f4")
-        return scores
 
 
 def _rows_by_id(entities: pa.Table) -> dict[str, int]:
