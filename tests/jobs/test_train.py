@@ -16,7 +16,7 @@ from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset, FeatureSchema
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.errors import EncodingError, LeakageError
-from lorecast.jobs import train
+from lorecast.jobs import train, workers
 from lorecast.jobs.console import Console
 from lorecast.lifecycle.bundle import Bundle, write_bundle
 from lorecast.models.click_model import ClickModel
@@ -129,7 +129,7 @@ def test_a_second_run_trains_nothing(
     vectors: VectorsTable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train, "connect", lambda _: pytest.fail("Ray is not needed"))
+    monkeypatch.setattr(workers, "connect", lambda _: pytest.fail("Ray is not needed"))
     again = train.run_all(_config(workspace), dataset, vectors, BOTH, Console(quiet=True))
     assert [a.fingerprint for a in again] == [a.fingerprint for a in trained]
 
