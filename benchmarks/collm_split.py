@@ -3,7 +3,8 @@
 Inputs are those of the published methods: ids, titles' films, the positively rated films before
 each sample; no ratings, no other features. The same small grid is searched for the bare model and
 for the one with texts, by mean validation AUC of two seeds; then both are trained with five seeds,
-and the test part is scored once a model.
+and the test part is scored once a model. Which settings stand in the grid was decided after trials,
+some of which had printed test figures as well.
 """
 
 from collections.abc import Sequence
