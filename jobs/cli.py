@@ -68,7 +68,8 @@ def _open(experiment: list[str] | None, as_json: bool) -> "tuple[ExperimentConfi
 def run(experiment: Experiment = None, as_json: Json = False) -> None:
     """Run all stages: prepare, generate, encode, train, register; ends in a report.
 
-    Finished stages are cached; interrupted ones resume.
+    Finished stages are cached; interrupted ones resume. An experiment with a section `sella` takes
+    the stages of SeLLa-Rec instead: configs/world-sella.yaml.
     """
     from lorecast.jobs import pipeline
 
