@@ -78,7 +78,7 @@ def _train(task: Mapping[str, Any]) -> None:
                     checkpoint.with_suffix(".safetensors"), task["checkpoint_s"]
                 ),
                 begin=lambda rows: wire.begin(f"{plan.spec.stage} {plan.spec.name}", rows),
-                on_rows=lambda rows: wire.advance(rows * world, **figures),
+                on_rows=lambda rows: wire.advance(rows, **figures),
                 on_check=lambda check: figures.update(valid_auc=check["auc"]),
             )
 

@@ -17,6 +17,8 @@ from lorecast.training.checkpoints import Checkpoints
 class _Line(nn.Module):
     """Logistic regression on planted rows, with dropout so that randomness matters."""
 
+    divides = True
+
     def __init__(self, *, dropout: float = 0.2, grouped: bool = True) -> None:
         super().__init__()
         rng = np.random.default_rng(0)

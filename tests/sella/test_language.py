@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from lorecast.config import PromptConfig
 from lorecast.config.sella import LoRAConfig
 from lorecast.errors import TrainingError
 from lorecast.sella.language import AnsweringModel, PromptBatch
+from lorecast.sella.methods import switches
 from lorecast.sella.prompts import ITEM, USER, WARM, Prompts
 from lorecast.sella.rows import PromptRows
 from lorecast.sella.yes_no import YesNoModel
+from tests.sella.conftest import TITLES
 from tests.sella.tiny_llm import write_tiny_llm
 
 
@@ -93,6 +96,47 @@ def test_new_adapters_change_nothing_and_merged_ones_score_the_same(
     np.testing.assert_allclose(again, learnt, atol=1e-5)
 
 
+def test_adapters_of_a_bfloat16_model_are_float32(
+    tiny_llm: Path, make_prompts: Callable[..., Prompts], rows: PromptRows, tmp_path: Path
+) -> None:
+    """A step that bfloat16 would round away is taken, saved and loaded."""
+    prompts = make_prompts("text")
+    adapted = AnsweringModel.load(str(tiny_llm), dtype="bfloat16")
+    adapted.add_adapters(LoRAConfig(rank=4, dropout=0.0))
+    model = YesNoModel(adapted, prompts, None)
+    learned = {n: p for n, p in adapted.causal.named_parameters() if p.requires_grad}
+    assert all("lora_" in name and p.dtype == torch.float32 for name, p in learned.items())
+    frozen = {p.dtype for p in adapted.causal.parameters() if not p.requires_grad}
+    assert frozen == {torch.bfloat16}
+
+    for name, parameter in learned.items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    before = {name: parameter.detach().clone() for name, parameter in learned.items()}
+    optimizer = torch.optim.AdamW(learned.values(), lr=1e-5, fused=True)
+    model.loss(rows).backward()
+    optimizer.step()
+    moments = [m for state in optimizer.state.values() for m in state.values()]
+    assert {moment.dtype for moment in moments} == {torch.float32}
+    for name, parameter in learned.items():
+        after = parameter.detach()
+        assert (after != before[name]).float().mean() > 0.9, name
+        kept = after.bfloat16() == before[name].bfloat16()
+        assert kept.float().mean() > 0.9, f"{name}: in bfloat16 such a step is lost"
+
+    scores = model.probabilities(rows, 100)
+    adapted.save_adapters(tmp_path)
+    loaded = AnsweringModel.load(str(tiny_llm), dtype="bfloat16")
+    loaded.load_adapters(tmp_path)
+    again = YesNoModel(loaded, prompts, None).probabilities(rows, 100)
+    np.testing.assert_array_equal(again, scores)
+    whole = AnsweringModel.load(str(tiny_llm))
+    whole.load_adapters(tmp_path)
+    exact = YesNoModel(whole, prompts, None).probabilities(rows, 100)
+    np.testing.assert_allclose(scores, exact, atol=0.05)
+    assert np.corrcoef(scores, exact)[0, 1] > 0.99
+
+
 def test_what_learnt_is_not_scored_from_what_was_kept(
     language: AnsweringModel, make_prompts: Callable[..., Prompts], rows: PromptRows
 ) -> None:
@@ -112,6 +156,32 @@ def test_states_are_of_the_last_token_whatever_stands_beside(language: Answering
     alone = np.concatenate([language.last_states([text]) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert together.dtype == np.float32
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("faithful", [False, True])
+def test_a_model_without_a_padding_token_scores_as_one_with(
+    tmp_path: Path, make_prompts: Callable[..., Prompts], rows: PromptRows, faithful: bool
+) -> None:
+    found = []
+    for pad_token in (None, "<|end|>"):
+        folder = write_tiny_llm(tmp_path / str(pad_token), pad_token=pad_token)
+        language = AnsweringModel.load(str(folder))
+        assert language.tokenizer.pad_token == pad_token
+        model = YesNoModel(language, make_prompts("text", faithful=faithful), None)
+        states = language.last_states(["Film 1", "The user will like Film 3"])
+        found.append((model.probabilities(rows, 100), states))
+    for without, with_one in zip(*found, strict=True):
+        np.testing.assert_allclose(without, with_one, atol=1e-6)
+
+
+@pytest.mark.bad_input
+def test_a_tokenizer_without_a_chat_template_scores(tmp_path: Path, rows: PromptRows) -> None:
+    language = AnsweringModel.load(str(write_tiny_llm(tmp_path, chat_template=None)))
+    prompts = Prompts(language.tokenizer, TITLES, PromptConfig(), switches("text"))
+    found = YesNoModel(language, prompts, None).probabilities(rows, 100)
+    assert np.isfinite(found).all()
+    assert np.ptp(found) > 1e-3
 
 
 @pytest.mark.bad_input

@@ -195,6 +195,17 @@ def test_the_same_seed_gives_the_same_weights(chain: Callable[..., Chain], tmp_p
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("method", ["one_stage", "sella"])
+def test_gradient_checkpointing_changes_memory_alone(
+    chain: Callable[..., Chain], method: Method
+) -> None:
+    folders = [chain(**keys).guide(method) for keys in ({}, {"gradient_checkpointing": True})]
+    for file in ("adapter_model.safetensors", saved.GUIDE):
+        expected, found = (load_file(folder / file) for folder in folders)
+        for name, weight in expected.items():
+            torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_a_scorer_answers_by_ids(chain: Callable[..., Chain]) -> None:
     made = chain()
     scorer = SellaScorer.load(made.guide("sella"))

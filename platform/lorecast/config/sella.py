@@ -148,6 +148,11 @@ class SellaConfig(Section):
     micro_batch: Annotated[Positive, EXECUTION] = Field(
         128, description="rows at once in a worker; gradients of a step add up"
     )
+    gradient_checkpointing: Annotated[bool, EXECUTION] = Field(
+        False,
+        description="layers are run again for their gradients: a third more work, and activations "
+        "of one layer at a time (models of billions of weights)",
+    )
     score_batch: Annotated[Positive, EXECUTION] = Field(256, description="rows at once in scoring")
     scorers: Annotated[Positive, EXECUTION] = Field(1, description="scoring actors")
 

@@ -108,6 +108,9 @@ class CollaborativeModel(nn.Module):
 class CollaborativeLearner(nn.Module):
     """The collaborative model before its rows; see `fitting.Learner`."""
 
+    divides = False
+    """The contrast is over a batch's items: with shares it would depend on how many there are."""
+
     def __init__(self, model: CollaborativeModel, train: PromptRows, valid: PromptRows) -> None:
         super().__init__()
         self.model = model

@@ -62,7 +62,10 @@ def _joined(
 def _logits(
     model: AnsweringModel, token_BT: Tensor, real_BT: Tensor, vectors: Mapping[int, Tensor]
 ) -> Tensor:
-    logit_BTV: Tensor = model.causal(
-        inputs_embeds=model.embed(token_BT, vectors), attention_mask=real_BT.long(), use_cache=False
-    ).logits
+    with model.products():
+        logit_BTV: Tensor = model.causal(
+            inputs_embeds=model.embed(token_BT, vectors),
+            attention_mask=real_BT.long(),
+            use_cache=False,
+        ).logits
     return logit_BTV.float()

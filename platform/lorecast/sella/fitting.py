@@ -2,8 +2,9 @@
 
 Validation chooses the check; nobody looks at the test part here. Randomness starts anew at each
 step from (seed, rank, step), so on a CPU a training that was cut off resumes bit for bit. Where
-torch.distributed is initialised each process takes its share of every batch, gradients are
-averaged, and rank 0 measures. Only parameters that learn are kept in checkpoints.
+torch.distributed is initialised each process takes its share of every batch and of the validation
+rows; gradients are those of the whole batch, and rank 0's figures count for all. Only parameters
+that learn are kept in checkpoints.
 """
 
 import math
@@ -16,11 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lorecast.errors import TrainingError
 from lorecast.evaluation.metrics import auc, log_loss, uauc
+from lorecast.sella.shares import Workers
 from lorecast.training.checkpoints import Checkpoints, Progress
 
 _BUCKET_BATCHES = 16
@@ -29,6 +31,9 @@ _BUCKET_BATCHES = 16
 
 class Learner(Protocol):
     """What is trained: a module whose forward takes places of rows and gives their mean loss."""
+
+    divides: bool
+    """Whether a batch's loss is the mean of its rows', so that processes may share the batch."""
 
     def __call__(self, index_B: NDArray[np.int64]) -> Tensor:
         """Mean loss of training rows."""
@@ -41,7 +46,7 @@ class Learner(Protocol):
         """Training rows."""
 
     def validate(self) -> dict[str, float]:
-        """Figures of the validation part, `auc` among them."""
+        """Figures of the validation part, `auc` among them; all processes call it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +122,13 @@ def fit(
     on_rows: Callable[[int], None] = lambda _: None,
     on_check: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> Fit:
-    """Trains a `Learner` that is a module. Rank 0 alone has figures of its checks.
+    """Trains a `Learner` that is a module; all processes end with the same weights.
 
-    `checkpoints`: where the training goes on from, and leaves traces of itself. Raises
-    TrainingError if the loss is no number.
+    `checkpoints`: where the training goes on from, and leaves traces of itself. `on_rows` hears
+    the rows of a step, of all processes. Raises TrainingError if the loss is no number.
     """
-    count, rank = _workers()
+    workers = Workers.current()
+    sharing = workers if learner.divides else Workers()
     learned = nn.ParameterList([p for p in learner.parameters() if p.requires_grad])
     kind = torch.optim.Adam if schedule.coupled else torch.optim.AdamW
     optimizer = kind(
@@ -130,7 +136,9 @@ def fit(
     )
     found = checkpoints.load(learned, optimizer) if checkpoints else None
     done, best = found or (Progress(), dict[str, Tensor]())
-    forward: Any = learner if count == 1 else DistributedDataParallel(learner)
+    forward: Any = learner
+    if workers.count > 1:
+        forward = DistributedDataParallel(learner, broadcast_buffers=False)
     batches_an_epoch = max(1, math.ceil(len(learner) / schedule.batch_size))
     steps = schedule.epochs * batches_an_epoch
     checks = min(steps, schedule.epochs * schedule.checks)
@@ -139,8 +147,7 @@ def fit(
 
     def is_over() -> bool:
         waited = len(done.epochs) - done.best_epoch
-        ended = schedule.patience is not None and waited >= schedule.patience
-        return _any(ended and rank == 0, count)
+        return schedule.patience is not None and waited >= schedule.patience
 
     while done.epoch <= checks and not is_over():
         first, last = (steps * check // checks for check in (done.epoch - 1, done.epoch))
@@ -151,15 +158,16 @@ def fit(
             if batches is None or batches[0] != epoch:
                 batches = epoch, _batches(learner, schedule.batch_size, _mixed(seed, epoch))
             batch = batches[1][place]
-            index_B = np.resize(batch, max(len(batch), count))[rank::count]
-            torch.manual_seed(_mixed(seed, rank, step))
+            torch.manual_seed(_mixed(seed, workers.rank, step))
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step, steps)
-            done.loss_sum += _step(forward, index_B, schedule, optimizer, learned)
+            loss = _step(forward, batch, sharing, schedule, optimizer, learned)
+            done.loss_sum += workers.mean(loss)
             done.step += 1
             done.train_s += time.monotonic() - started_s
-            on_rows(len(index_B))
-            if checkpoints and rank == 0 and time.monotonic() - saved_s >= checkpoints.every_s:
+            on_rows(len(batch))
+            is_due = checkpoints and time.monotonic() - saved_s >= checkpoints.every_s
+            if is_due and workers.rank == 0:
                 checkpoints.save(done, learned, best, optimizer)
                 saved_s = time.monotonic()
         loss = done.loss_sum / max(1, last - first)
@@ -168,21 +176,20 @@ def fit(
                 f"the loss is {loss} at step {last}: lower the stage's learning_rate "
                 f"(now {schedule.learning_rate:g})"
             )
-        if rank == 0:
-            learner.eval()
-            check = {
-                "check": done.epoch,
-                "step": last,
-                "train_loss": loss,
-                "train_s": done.train_s,
-                "rows_per_second": (last - first) * schedule.batch_size / max(done.train_s, 1e-9),
-                **learner.validate(),
-            }
-            if not done.best_epoch or check["auc"] > done.epochs[done.best_epoch - 1]["auc"]:
-                done.best_epoch = done.epoch
-                best = {name: value.clone() for name, value in learned.state_dict().items()}
-            done.epochs.append(check)
-            on_check(check)
+        learner.eval()
+        check = {
+            "check": done.epoch,
+            "step": last,
+            "train_loss": loss,
+            "train_s": done.train_s,
+            "rows_per_second": (last - first) * schedule.batch_size / max(done.train_s, 1e-9),
+            **workers.agreed(learner.validate()),
+        }
+        if not done.best_epoch or check["auc"] > done.epochs[done.best_epoch - 1]["auc"]:
+            done.best_epoch = done.epoch
+            best = {name: value.clone() for name, value in learned.state_dict().items()}
+        done.epochs.append(check)
+        on_check(check)
         done.epoch, done.step, done.loss_sum, done.train_s = done.epoch + 1, 0, 0.0, 0.0
     if best:
         learned.load_state_dict(best)
@@ -192,19 +199,26 @@ def fit(
 
 def _step(
     forward: Any,
-    index_B: NDArray[np.int64],
+    batch: NDArray[np.int64],
+    sharing: Workers,
     schedule: Schedule,
     optimizer: torch.optim.Optimizer,
     learned: nn.ParameterList,
 ) -> float:
-    """One step on this process's share of a batch; returns its loss."""
+    """One step on this process's share of a batch; the mean of the processes' answers is the loss.
+
+    DDP averages gradients over processes, so a share weighs as many rows as it has times their
+    number. A process without rows runs one that weighs nothing: the others wait for it.
+    """
     optimizer.zero_grad()
     total = 0.0
-    parts = np.array_split(index_B, math.ceil(len(index_B) / schedule.micro_batch))
+    share = sharing.share(batch)
+    parts = np.array_split(share, max(1, math.ceil(len(share) / schedule.micro_batch)))
     for number, part in enumerate(parts, start=1):
         waits = isinstance(forward, DistributedDataParallel) and number < len(parts)
         with forward.no_sync() if waits else nullcontext():
-            loss = forward(part) * (len(part) / len(index_B))
+            rows = part if len(part) else batch[:1]
+            loss = forward(rows) * (len(part) * sharing.count / len(batch))
             loss.backward()
         total += float(loss.detach())
     if schedule.clip is not None:
@@ -233,19 +247,3 @@ def _batches(learner: Any, batch_size: int, seed: int) -> list[NDArray[np.int64]
 def _mixed(*numbers: int) -> int:
     """A seed that differs wherever one of the numbers does."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _workers() -> tuple[int, int]:
-    if not distributed.is_initialized():
-        return 1, 0
-    return distributed.get_world_size(), distributed.get_rank()
-
-
-def _any(condition: bool, count: int) -> bool:
-    if count == 1:
-        return condition
-    value = torch.tensor(int(condition))
-    if distributed.get_backend() == "nccl":
-        value = value.cuda()
-    distributed.all_reduce(value, distributed.ReduceOp.MAX)
-    return bool(value)

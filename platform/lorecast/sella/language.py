@@ -2,7 +2,8 @@
 
 The beginning that all prompts share is computed once, a prefix once for all its candidates in a
 batch, logits for the two answers alone and at the last position only. Masks and positions make a
-score independent of padding. Weights of the model itself stay as they are; adapters may learn.
+score independent of padding. Weights of the model itself stay as they are; adapters may learn, and
+are float32 whatever the model is: in bfloat16 most of their steps would be rounded away.
 
 Legend: B rows, G distinct prefixes, S shared tokens, P prefix tokens, T suffix tokens, K slots,
 H width of the model, V vocabulary.
@@ -10,7 +11,7 @@ H width of the model, V vocabulary.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -127,6 +128,7 @@ class AnsweringModel(nn.Module):
             task_type="CAUSAL_LM",
         )
         inject_adapter_in_model(lora, self.causal)
+        _widen(self.causal)
         self._shared = None
 
     def save_adapters(self, folder: Path) -> None:
@@ -138,12 +140,13 @@ class AnsweringModel(nn.Module):
         self.causal.peft_config["default"].save_pretrained(str(folder))
 
     def load_adapters(self, folder: Path) -> None:
-        """Adapters that were saved; in float32 added to the weights: same scores up to rounding,
-        less work."""
+        """Adapters that were saved. Added to float32 weights: same scores up to rounding, less
+        work. They stay beside bfloat16 ones, whose rounding would lose them."""
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
         from peft.tuners.lora import LoraLayer
 
         inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), self.causal)
+        _widen(self.causal)
         set_peft_model_state_dict(self.causal, load_file(folder / ADAPTER))
         self.causal.requires_grad_(requires_grad=False)
         layers = [module for module in self.causal.modules() if isinstance(module, LoraLayer)]
@@ -190,17 +193,23 @@ class AnsweringModel(nn.Module):
         mask_BN = mask_GN.index_select(0, group_B)
         real_BT = batch.suffix_real_BT
         position_BT = (mask_BN.sum(1, keepdim=True) + real_BT.cumsum(1) - 1).clamp(min=0)
-        logit_B12 = self.causal(
-            inputs_embeds=self.embed(batch.suffix_BT, vectors or {}),
-            attention_mask=torch.cat([mask_BN, real_BT], 1).long(),
-            position_ids=position_BT,
-            past_key_values=_as_cache(cache),
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
+        with self.products():
+            logit_B12 = self.causal(
+                inputs_embeds=self.embed(batch.suffix_BT, vectors or {}),
+                attention_mask=torch.cat([mask_BN, real_BT], 1).long(),
+                position_ids=position_BT,
+                past_key_values=_as_cache(cache),
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
         logit_B2 = logit_B12[:, 0].float()
         difference_B: Tensor = logit_B2[:, 0] - logit_B2[:, 1]
         return difference_B
+
+    def products(self) -> AbstractContextManager[Any]:
+        """Where the model runs: products are of its own type, float32 adapters' as well."""
+        is_bfloat16 = self.causal.dtype == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16)
 
     def embed(self, token_BT: Tensor, vectors: Mapping[int, Tensor]) -> Tensor:
         """Embeddings of tokens, and the given vectors in their slots: [B, T, H]."""
@@ -233,12 +242,13 @@ class AnsweringModel(nn.Module):
             ids = [[0] * (most - len(tokens[p])) + tokens[p] for p in chosen]
             real = [[0] * (most - len(tokens[p])) + [1] * len(tokens[p]) for p in chosen]
             real_BT = torch.tensor(real, device=self.device)
-            state_BTH = decoder(
-                input_ids=torch.tensor(ids, device=self.device),
-                attention_mask=real_BT,
-                position_ids=(real_BT.cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
-            ).last_hidden_state
+            with self.products():
+                state_BTH = decoder(
+                    input_ids=torch.tensor(ids, device=self.device),
+                    attention_mask=real_BT,
+                    position_ids=(real_BT.cumsum(1) - 1).clamp(min=0),
+                    use_cache=False,
+                ).last_hidden_state
             states[chosen] = state_BTH[:, -1].float().cpu().numpy()
         return states
 
@@ -259,7 +269,8 @@ class AnsweringModel(nn.Module):
         shared = self._shared if keep else None
         if shared is None:
             token_1S = torch.tensor([prompts.shared], device=self.device)
-            read = decoder(input_ids=token_1S, past_key_values=_as_cache([]), use_cache=True)
+            with self.products():
+                read = decoder(input_ids=token_1S, past_key_values=_as_cache([]), use_cache=True)
             shared = [(layer.keys, layer.values) for layer in read.past_key_values.layers]
             self._shared = shared if keep else None
         G, S = len(batch.prefix_GP), len(prompts.shared)
@@ -267,14 +278,22 @@ class AnsweringModel(nn.Module):
         mask_GN = torch.cat([ones_GS, batch.prefix_real_GP], 1)
         cache = _as_cache([(k.expand(G, -1, -1, -1), v.expand(G, -1, -1, -1)) for k, v in shared])
         position_P = S + torch.arange(batch.prefix_GP.shape[1], device=self.device)
-        read = decoder(
-            input_ids=batch.prefix_GP,
-            attention_mask=mask_GN.long(),
-            position_ids=position_P.expand(G, -1),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with self.products():
+            read = decoder(
+                input_ids=batch.prefix_GP,
+                attention_mask=mask_GN.long(),
+                position_ids=position_P.expand(G, -1),
+                past_key_values=cache,
+                use_cache=True,
+            )
         return [(layer.keys, layer.values) for layer in read.past_key_values.layers], mask_GN
+
+
+def _widen(causal: nn.Module) -> None:
+    """Adapters, which are all that learns, in float32; peft gives them the model's type."""
+    for parameter in causal.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def _as_cache(layers: Cache) -> Any:

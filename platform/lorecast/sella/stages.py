@@ -33,6 +33,7 @@ from lorecast.sella.language import AnsweringModel
 from lorecast.sella.methods import Switches, switches
 from lorecast.sella.prompts import cut
 from lorecast.sella.recipe import Setting, Stage
+from lorecast.sella.recomputed import recompute_layers
 from lorecast.sella.rows import PromptRows, trained_rows
 from lorecast.sella.yes_no import YesNoLearner, YesNoModel
 from lorecast.training.checkpoints import Checkpoints
@@ -153,6 +154,8 @@ def _tune(stage: Stage, setting: Setting, dataset: Dataset, device: torch.device
     described = card(setting, dataset, text)
     language = described.load_language()
     language.add_adapters(config.lora)
+    if config.gradient_checkpointing:
+        recompute_layers(language.causal.get_decoder())
     prompts = described.new_prompts(language.tokenizer, _titles(dataset))
     learner = _learner(YesNoModel(language, prompts, None), config.tune, stage, setting, dataset)
 
@@ -213,6 +216,8 @@ def _guide(stage: Stage, setting: Setting, dataset: Dataset, device: torch.devic
         language.add_adapters(config.lora)
     else:
         language.load_adapters(stage.tuned)
+    if config.gradient_checkpointing:
+        recompute_layers(language.causal.get_decoder())
     sizes = (dataset.schema.num_users, dataset.schema.num_items)
     guide = described.new_guide(*sizes, language.width)
     assert guide is not None, "a method without tokens ends with stage 1"

@@ -18,6 +18,7 @@ from lorecast.sella.guide import Guide
 from lorecast.sella.language import AnsweringModel, PromptBatch
 from lorecast.sella.prompts import Prompts
 from lorecast.sella.rows import PromptRows
+from lorecast.sella.shares import Workers
 
 
 class YesNoModel(nn.Module):
@@ -88,6 +89,8 @@ class YesNoModel(nn.Module):
 class YesNoLearner(nn.Module):
     """The model before its training and validation rows; see `fitting.Learner`."""
 
+    divides = True
+
     def __init__(
         self, model: YesNoModel, train: PromptRows, valid: PromptRows, score_batch: int
     ) -> None:
@@ -109,6 +112,9 @@ class YesNoLearner(nn.Module):
         return len(self._train)
 
     def validate(self) -> dict[str, float]:
-        """Figures of the validation rows."""
-        probability_B = self.model.probabilities(self._valid, self._score_batch)
+        """Figures of the validation rows, which processes share."""
+        probability_B = Workers.current().scored(
+            self._valid.prefixes(),
+            lambda index: self.model.probabilities(self._valid.take(index), self._score_batch),
+        )
         return figures(self._valid.user_row_B, self._valid.label_B, probability_B)
