@@ -121,6 +121,7 @@ def test_a_stage_depends_on_what_it_reads_and_nothing_else(
         "sella.methods=[sella]": set(),
         "sella.score_batch=7": set(),
         "sella.gradient_checkpointing=true": set(),
+        "sella.sharding=fsdp": set(),
         "sella.guide.learning_rate=0.02": {"guide", "collm"},
         "sella.align.temperature=0.3": {"align", "guide"},
         "sella.align.dim=4": {"align", "mf", "guide", "collm"},

@@ -28,7 +28,7 @@ def test_two_workers_end_with_the_weights_of_one(folder: Path, name: str) -> Non
         torch.testing.assert_close(first[key], weight.detach(), rtol=1e-3, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("name", ["adapters", "aligned"])
+@pytest.mark.parametrize("name", ["adapters", "sharded_adapters", "tokens", "aligned"])
 def test_losses_and_figures_are_those_of_all_rows(folder: Path, name: str) -> None:
     first, second = (read_told(folder, name, rank)[1] for rank in (0, 1))
     assert first == second

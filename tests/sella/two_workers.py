@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F  # noqa: N812
 
-from lorecast.config import AlignConfig, PromptConfig
+from lorecast.config import AlignConfig, GuideConfig, PromptConfig
 from lorecast.config.sella import LoRAConfig
 from lorecast.sella.collaborative import CollaborativeLearner, CollaborativeModel
 from lorecast.sella.fitting import Schedule, fit
+from lorecast.sella.guide import Guide
 from lorecast.sella.language import AnsweringModel
 from lorecast.sella.methods import switches
 from lorecast.sella.prompts import Prompts
@@ -31,6 +32,7 @@ _TIMEOUT = timedelta(seconds=60)
 LINE_ROWS = 301
 """Batches of 30 leave one row over, which two processes cannot share."""
 CUT_OFF_AFTER = 7
+_FIGURES = ("train_loss", "auc", "uauc", "log_loss")
 Told = tuple[dict[str, Tensor], object]
 """Weights, and what else is to be compared."""
 
@@ -76,7 +78,7 @@ def line(_folder: Path) -> Told:
 
 def resumed_line(folder: Path) -> Told:
     """Like `line`, cut off and taken up again."""
-    checkpoints = Checkpoints(folder / f"line-{_count()}.safetensors", every_s=0.0)
+    checkpoints = Checkpoints(folder / f"checkpoint-of-{_count()}.safetensors", every_s=0.0)
     schedule = _schedule(epochs=9, checks=2, batch_size=30, patience=3)
     steps = 0
 
@@ -96,20 +98,49 @@ def resumed_line(folder: Path) -> Told:
     return learner.state_dict(), told
 
 
-def adapters(folder: Path) -> Told:
+def adapters(folder: Path, *, sharded: bool = False) -> Told:
     """Stage 1 on a tiny language model, in micro batches; validation rows that do not divide."""
     language = AnsweringModel.load(str(folder / "llm"))
     torch.manual_seed(0)
     language.add_adapters(LoRAConfig(rank=2, dropout=0.0))
     titles = [f"Film {number}" for number in range(1, 41)]
     prompts = Prompts(language.tokenizer, titles, PromptConfig(), switches("text"))
+    if sharded and _count() > 1:
+        language.shard()
+        layer = language.causal.get_decoder().layers[0].mlp.up_proj.base_layer.weight
+        assert layer.to_local().numel() == layer.numel() / 2, "each process has its half"
     model = YesNoModel(language, prompts, None)
     learner = YesNoLearner(model, _rows(33, seed=1), _rows(31, seed=2), score_batch=8)
     schedule = _schedule(checks=2, batch_size=11, micro_batch=4, learning_rate=1e-3)
     checks = fit(learner, schedule, seed=0).checks
     weights = {n: p for n, p in learner.named_parameters() if p.requires_grad}
-    names = ("train_loss", "auc", "uauc", "log_loss")
-    return weights, [[check[name] for name in names] for check in checks]
+    return weights, [[check[name] for name in _FIGURES] for check in checks]
+
+
+def sharded_adapters(folder: Path) -> Told:
+    """Like `adapters`, the frozen layers divided between the processes."""
+    return adapters(folder, sharded=True)
+
+
+def tokens(folder: Path) -> Told:
+    """Stage 3: tokens before a language model that is frozen, divided, and run again."""
+    language = AnsweringModel.load(str(folder / "llm"))
+    titles = [f"Film {number}" for number in range(1, 41)]
+    prompts = Prompts(language.tokenizer, titles, PromptConfig(), switches("collm"))
+    torch.manual_seed(0)
+    sizes = {"user": 20, "item": 41, "width": language.width}
+    align, config = AlignConfig(dim=4, hidden=8), GuideConfig(unknown_share=0.0)
+    model = YesNoModel(language, prompts, Guide(switches("collm"), align, config, sizes))
+    language.recompute()
+    if _count() > 1:
+        language.shard()
+    learner = YesNoLearner(model, _rows(33, seed=1), _rows(31, seed=2), score_batch=8)
+    schedule = _schedule(checks=1, batch_size=11, micro_batch=4, learning_rate=1e-3)
+    before = language.digest()
+    checks = fit(learner, schedule, seed=0).checks
+    assert language.digest() == before
+    weights = {n: p for n, p in learner.named_parameters() if p.requires_grad}
+    return weights, [[check[name] for name in _FIGURES] for check in checks]
 
 
 def aligned(_folder: Path) -> Told:
@@ -126,6 +157,8 @@ TRAININGS: dict[str, Callable[[Path], Told]] = {
     "line": line,
     "resumed_line": resumed_line,
     "adapters": adapters,
+    "sharded_adapters": sharded_adapters,
+    "tokens": tokens,
     "aligned": aligned,
 }
 

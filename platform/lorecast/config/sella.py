@@ -153,6 +153,11 @@ class SellaConfig(Section):
         description="layers are run again for their gradients: a third more work, and activations "
         "of one layer at a time (models of billions of weights)",
     )
+    sharding: Annotated[Literal["ddp", "fsdp"], EXECUTION] = Field(
+        "ddp",
+        description="of training workers: ddp, each holds the whole language model; fsdp, each "
+        "holds a part of its frozen layers",
+    )
     score_batch: Annotated[Positive, EXECUTION] = Field(256, description="rows at once in scoring")
     scorers: Annotated[Positive, EXECUTION] = Field(1, description="scoring actors")
 

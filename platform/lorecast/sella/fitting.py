@@ -137,8 +137,8 @@ def fit(
     found = checkpoints.load(learned, optimizer) if checkpoints else None
     done, best = found or (Progress(), dict[str, Tensor]())
     forward: Any = learner
-    if workers.count > 1:
-        forward = DistributedDataParallel(learner, broadcast_buffers=False)
+    if workers.count > 1:  # all begin alike: the same files, the same seed
+        forward = DistributedDataParallel(learner, broadcast_buffers=False, init_sync=False)
     batches_an_epoch = max(1, math.ceil(len(learner) / schedule.batch_size))
     steps = schedule.epochs * batches_an_epoch
     checks = min(steps, schedule.epochs * schedule.checks)
@@ -208,12 +208,12 @@ def _step(
     """One step on this process's share of a batch; the mean of the processes' answers is the loss.
 
     DDP averages gradients over processes, so a share weighs as many rows as it has times their
-    number. A process without rows runs one that weighs nothing: the others wait for it.
+    number. All run the model equally often, on a row that weighs nothing where there is none left.
     """
     optimizer.zero_grad()
     total = 0.0
-    share = sharing.share(batch)
-    parts = np.array_split(share, max(1, math.ceil(len(share) / schedule.micro_batch)))
+    most = math.ceil(len(batch) / sharing.count)
+    parts = np.array_split(sharing.share(batch), math.ceil(most / schedule.micro_batch))
     for number, part in enumerate(parts, start=1):
         waits = isinstance(forward, DistributedDataParallel) and number < len(parts)
         with forward.no_sync() if waits else nullcontext():

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lorecast.config.sella import LoRAConfig
 from lorecast.errors import TrainingError
+from lorecast.sella.memory import recompute_layers, shard_layers
 from lorecast.sella.prompts import Prompts, encode
 from lorecast.sella.rows import PromptRows
 
@@ -73,6 +74,7 @@ class AnsweringModel(nn.Module):
         self.causal = causal
         self.tokenizer = tokenizer
         self._shared: Cache | None = None
+        self._is_sharded = False
 
     @classmethod
     def load(cls, source: str, revision: str | None = None, dtype: str = "float32") -> Self:
@@ -155,6 +157,16 @@ class AnsweringModel(nn.Module):
         self.causal.eval()
         self._shared = None
 
+    def recompute(self) -> None:
+        """Layers are run again for their gradients, from now on; see `memory`."""
+        recompute_layers(self.causal.get_decoder())
+
+    def shard(self) -> None:
+        """Processes divide the frozen layers among them; see `memory`. All then run the model
+        equally often."""
+        shard_layers(self.causal.get_decoder())
+        self._is_sharded = True
+
     def answers_only(self, prompts: Prompts) -> None:
         """Leaves of the output layer the two rows that scores need."""
         old = self.causal.get_output_embeddings()
@@ -183,6 +195,8 @@ class AnsweringModel(nn.Module):
         reaches the prefix unless adapters learn.
         """
         learns = any(parameter.requires_grad for parameter in self.causal.parameters())
+        if learns and self._is_sharded and torch.is_grad_enabled():
+            return self._whole_logit(prompts, batch, vectors or {})
         with nullcontext() if learns else torch.no_grad():
             cache, mask_GN = self._read_prefix(prompts, batch, keep=not learns)
         group_B = batch.group_B
@@ -202,9 +216,7 @@ class AnsweringModel(nn.Module):
                 use_cache=True,
                 logits_to_keep=1,
             ).logits
-        logit_B2 = logit_B12[:, 0].float()
-        difference_B: Tensor = logit_B2[:, 0] - logit_B2[:, 1]
-        return difference_B
+        return _difference(logit_B12)
 
     def products(self) -> AbstractContextManager[Any]:
         """Where the model runs: products are of its own type, float32 adapters' as well."""
@@ -253,12 +265,36 @@ class AnsweringModel(nn.Module):
         return states
 
     def digest(self) -> str:
-        """Of all weights, adapters included."""
+        """Of all weights that this process has, adapters included."""
+        from torch.distributed.tensor import DTensor
+
         digest = hashlib.blake2b(digest_size=16)
         for name, value in sorted(self.causal.state_dict().items()):
+            value = value.to_local() if isinstance(value, DTensor) else value
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+    def _whole_logit(
+        self, prompts: Prompts, batch: PromptBatch, vectors: Mapping[int, Tensor]
+    ) -> Tensor:
+        """`logit` in one pass over whole prompts: gradients through kept keys would come back to
+        layers whose weights are elsewhere."""
+        shared_BS = torch.tensor([prompts.shared], device=self.device).expand(
+            len(batch.group_B), -1
+        )
+        prefix_BP, real_BP = batch.prefix_GP[batch.group_B], batch.prefix_real_GP[batch.group_B]
+        real_BN = torch.cat([torch.ones_like(shared_BS).bool(), real_BP, batch.suffix_real_BT], 1)
+        token_BN = torch.cat([shared_BS, prefix_BP, batch.suffix_BT], 1)
+        with self.products():
+            logit_B12 = self.causal(
+                inputs_embeds=self.embed(token_BN, vectors),
+                attention_mask=real_BN.long(),
+                position_ids=(real_BN.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=1,
+            ).logits
+        return _difference(logit_B12)
 
     def _read_prefix(
         self, prompts: Prompts, batch: PromptBatch, *, keep: bool
@@ -287,6 +323,11 @@ class AnsweringModel(nn.Module):
                 use_cache=True,
             )
         return [(layer.keys, layer.values) for layer in read.past_key_values.layers], mask_GN
+
+
+def _difference(logit_B12: Tensor) -> Tensor:
+    logit_B2 = logit_B12[:, 0].float()
+    return logit_B2[:, 0] - logit_B2[:, 1]
 
 
 def _widen(causal: nn.Module) -> None:

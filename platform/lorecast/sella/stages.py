@@ -33,8 +33,8 @@ from lorecast.sella.language import AnsweringModel
 from lorecast.sella.methods import Switches, switches
 from lorecast.sella.prompts import cut
 from lorecast.sella.recipe import Setting, Stage
-from lorecast.sella.recomputed import recompute_layers
 from lorecast.sella.rows import PromptRows, trained_rows
+from lorecast.sella.shares import Workers
 from lorecast.sella.yes_no import YesNoLearner, YesNoModel
 from lorecast.training.checkpoints import Checkpoints
 
@@ -154,9 +154,8 @@ def _tune(stage: Stage, setting: Setting, dataset: Dataset, device: torch.device
     described = card(setting, dataset, text)
     language = described.load_language()
     language.add_adapters(config.lora)
-    if config.gradient_checkpointing:
-        recompute_layers(language.causal.get_decoder())
     prompts = described.new_prompts(language.tokenizer, _titles(dataset))
+    _save_memory(language, config)
     learner = _learner(YesNoModel(language, prompts, None), config.tune, stage, setting, dataset)
 
     def write(folder: Path) -> dict[str, Any]:
@@ -216,8 +215,6 @@ def _guide(stage: Stage, setting: Setting, dataset: Dataset, device: torch.devic
         language.add_adapters(config.lora)
     else:
         language.load_adapters(stage.tuned)
-    if config.gradient_checkpointing:
-        recompute_layers(language.causal.get_decoder())
     sizes = (dataset.schema.num_users, dataset.schema.num_items)
     guide = described.new_guide(*sizes, language.width)
     assert guide is not None, "a method without tokens ends with stage 1"
@@ -230,8 +227,10 @@ def _guide(stage: Stage, setting: Setting, dataset: Dataset, device: torch.devic
     guide.start(_tables(stage, config), known, length)
     prompts = described.new_prompts(language.tokenizer, _titles(dataset))
     model = YesNoModel(language, prompts, guide)
-    learner = _learner(model, config.guide, stage, setting, dataset).to(device)
+    whole = None if stage.tuned is None else language.digest()
+    _save_memory(language, config)
     before = None if stage.tuned is None else language.digest()
+    learner = _learner(model, config.guide, stage, setting, dataset).to(device)
 
     def write(folder: Path) -> dict[str, Any]:
         if stage.tuned is None:
@@ -240,9 +239,16 @@ def _guide(stage: Stage, setting: Setting, dataset: Dataset, device: torch.devic
             raise TrainingError("stage 3 changed the language model, which is frozen: a bug")
         saved.write(folder, described, dataset, stage.tuned or folder, guide)
         scales = {f"scale_{name}": value.item() for name, value in guide.scale.items()}
-        return {"language_model": before, "note": prompts.frame.note, **scales}
+        return {"language_model": whole, "note": prompts.frame.note, **scales}
 
     return learner, _schedule(config.guide, config), write
+
+
+def _save_memory(language: AnsweringModel, config: SellaConfig) -> None:
+    if config.gradient_checkpointing:
+        language.recompute()
+    if config.sharding == "fsdp" and Workers.current().count > 1:
+        language.shard()
 
 
 def _tables(stage: Stage, config: SellaConfig) -> dict[str, Tensor]:

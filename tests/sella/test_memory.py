@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from lorecast.config.sella import LoRAConfig
 from lorecast.errors import TrainingError
 from lorecast.sella.language import AnsweringModel, PromptBatch
+from lorecast.sella.memory import recompute_layers
 from lorecast.sella.prompts import ITEM, USER, Prompts
-from lorecast.sella.recomputed import recompute_layers
 from lorecast.sella.rows import PromptRows
 from lorecast.sella.yes_no import YesNoModel
 
 
 class _Counted:
-    """How often the model's multilayer perceptrons have run."""
+    """How often layers have come to their multilayer perceptrons."""
 
     def __init__(self, causal: nn.Module) -> None:
         self.runs = 0
         for name, module in causal.named_modules():
             if name.endswith(".mlp"):
-                module.register_forward_hook(self._count)
+                module.register_forward_pre_hook(self._count)
 
     def _count(self, *_: object) -> None:
         self.runs += 1
@@ -41,7 +41,7 @@ def _of_adapters(
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)
     if again:
-        recompute_layers(language.causal.get_decoder())
+        language.recompute()
     model = YesNoModel(language, prompts, None).train()
     counted = _Counted(language.causal)
     torch.manual_seed(2)
@@ -82,7 +82,7 @@ def test_tokens_before_a_frozen_model_get_the_same_gradients(
         language = AnsweringModel.load(str(tiny_llm))
         language.answers_only(prompts)
         if again:
-            recompute_layers(language.causal.get_decoder())
+            language.recompute()
         torch.manual_seed(3)
         vectors = {
             slot: torch.randn(len(rows), language.width, requires_grad=True)
@@ -98,5 +98,7 @@ def test_tokens_before_a_frozen_model_get_the_same_gradients(
 
 @pytest.mark.bad_input
 def test_a_decoder_without_layers_is_refused() -> None:
-    with pytest.raises(TrainingError, match=r"gradient_checkpointing: Linear has no layers"):
+    with pytest.raises(
+        TrainingError, match=r"Linear has no decoder layers.*sella\.gradient_checkpointing: false"
+    ):
         recompute_layers(nn.Linear(2, 2))
