@@ -166,9 +166,9 @@ def fit(
             done.step += 1
             done.train_s += time.monotonic() - started_s
             on_rows(len(batch))
-            is_due = checkpoints and time.monotonic() - saved_s >= checkpoints.every_s
-            if is_due and workers.rank == 0:
-                checkpoints.save(done, learned, best, optimizer)
+            if checkpoints and time.monotonic() - saved_s >= checkpoints.every_s:
+                if workers.rank == 0:
+                    checkpoints.save(done, learned, best, optimizer)
                 saved_s = time.monotonic()
         loss = done.loss_sum / max(1, last - first)
         if not math.isfinite(loss):

@@ -49,7 +49,9 @@ def shard_layers(decoder: nn.Module) -> None:
 def _layers(decoder: nn.Module, instead: str) -> list[nn.Module]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [m for m in decoder.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layers: list[nn.Module] = [
+        m for m in decoder.modules() if isinstance(m, GradientCheckpointingLayer)
+    ]
     if not layers:
         raise TrainingError(
             f"{type(decoder).__name__} has no decoder layers that are known as such; set "
