@@ -270,9 +270,9 @@ class AnsweringModel(nn.Module):
 
         digest = hashlib.blake2b(digest_size=16)
         for name, value in sorted(self.causal.state_dict().items()):
-            value = value.to_local() if isinstance(value, DTensor) else value
+            held: Any = value.to_local() if isinstance(value, DTensor) else value
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(held.detach().cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def _whole_logit(
