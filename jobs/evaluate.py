@@ -32,6 +32,7 @@ STAGE = "evaluate"
 _SCORES = "scores.parquet"
 _ROWS = ("user_row", "item_row", "label")
 _SIDES: tuple[Side, ...] = ("user", "item")
+_SHOWN_BY_SLICE = ("auc", "uauc")
 
 
 def run(
@@ -71,7 +72,7 @@ def evaluate(arms: Sequence[Arm], console: Console, resamples: int = RESAMPLES) 
         stage=STAGE,
         name=config.name,
         identity={
-            "layout": 1,
+            "layout": 2,
             "metrics": list(METRICS),
             "bins": BINS,
             "resamples": resamples,
@@ -105,7 +106,9 @@ def show(evaluation: Evaluation, console: Console) -> None:
     console.table(f"{evaluation.rows:,} test rows", tables.figures(evaluation))
     if len(evaluation.arms) > 1:
         console.table(f"against {evaluation.reference}", tables.gains(evaluation))
-    console.table("AUC by slice", tables.slices(evaluation))
+    for metric in _SHOWN_BY_SLICE:
+        name = tables.metric_name(metric)
+        console.table(f"{name} by slice", tables.slices(evaluation, metric))
 
 
 def copy(artifact: Path, out: Path) -> None:
@@ -213,7 +216,8 @@ def _told(evaluation: Evaluation) -> Iterator[str]:
         yield "![gains](gains.png)"
     yield "## Calibration"
     yield "![reliability](reliability.png)"
-    yield "## Slices, AUC"
-    yield ("–: fewer than 50 rows or 10 users, or only one class. Other metrics: evaluation.json.")
-    yield tables.markdown(tables.slices(evaluation))
+    for metric in _SHOWN_BY_SLICE:
+        yield f"## Slices, {tables.metric_name(metric)}"
+        yield "–: fewer than 50 rows or 10 users, or only one class. Others: evaluation.json."
+        yield tables.markdown(tables.slices(evaluation, metric))
     yield "![slices](slices.png)"

@@ -114,7 +114,7 @@ def test_machines_get_lines_of_json(words: Words, capsys: pytest.CaptureFixture[
     evaluate.run(words, [HEIN], Console(as_json=True))
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     tables = [event["title"] for event in events if event["event"] == "table"]
-    assert tables[-2:] == ["against base", "AUC by slice"]
+    assert tables[-3:] == ["against base", "AUC by slice", "UAUC by slice"]
     assert events[-1]["event"] == "result"
     assert [arm["name"] for arm in events[-1]["arms"]] == ["base", "kser", "hein"]
 

@@ -97,7 +97,12 @@ def test_methods_are_arms_of_an_evaluation(pipeline: Pipeline) -> None:
     assert evaluation.reference == "mf"
     assert [arm.name for arm in evaluation.arms] == ["mf", "text", "collm", "sella"]
     assert evaluation.arms[1].model == "language model alone (TALLRec)"
-    assert {part.name for part in evaluation.slices} >= {"cold (not in training)", "warm"}
+    parts = {(part.family, part.name): part for part in evaluation.slices}
+    assert {family for family, name in parts if name == "warm"} == {"users", "items", "pairs"}
+    items = parts["items", "warm"]
+    assert parts["pairs", "warm"].rows == 0, "users are split, so all of the test are cold"
+    for of_arm in items.measured:
+        assert {"auc", "uauc"} <= set(of_arm.figures)
 
 
 def test_a_stage_depends_on_what_it_reads_and_nothing_else(

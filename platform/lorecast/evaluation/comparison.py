@@ -22,7 +22,7 @@ from lorecast.evaluation.uncertainty import (
 )
 
 METRICS = ("auc", "gauc", "uauc", "log_loss", "ece", "ndcg@5", "ndcg@10", "map")
-SLICE_METRICS = ("auc", "gauc", "log_loss")
+SLICE_METRICS = ("auc", "gauc", "uauc", "log_loss")
 _FEWEST_ROWS = 50
 _FEWEST_USERS = 10
 

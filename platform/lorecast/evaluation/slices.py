@@ -59,6 +59,7 @@ def slices(
     found = [
         each for side, row_B in rows.items() for each in _by_count(f"{side}s", counts[side][row_B])
     ]
+    found += _by_pair(counts["user"][test.user_row_B], counts["item"][test.item_row_B])
     found += _by_popularity(counts["item"], test.item_row_B)
     for name, (side, has_text_R) in has_text.items():
         known_B = has_text_R[rows[side]]
@@ -73,6 +74,13 @@ def _by_count(who: str, count_B: NDArray[np.int64]) -> Iterator[Slice]:
         name = f"{low}–{high}" if high else f"over {low - 1}"
         within = (count_B >= low) & (count_B <= (high or np.inf))
         yield Slice(who, f"{name} training samples", within)
+
+
+def _by_pair(user_count_B: NDArray[np.int64], item_count_B: NDArray[np.int64]) -> Iterator[Slice]:
+    """As CoLLM parts its test rows (`not_cold`)."""
+    warm_B = (user_count_B > 0) & (item_count_B > 0)
+    yield Slice("pairs", "cold (user or item not in training)", ~warm_B)
+    yield Slice("pairs", "warm", warm_B)
 
 
 def _by_popularity(count_R: NDArray[np.int64], item_row_B: NDArray[np.int32]) -> Iterator[Slice]:

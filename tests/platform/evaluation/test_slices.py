@@ -60,6 +60,22 @@ def test_users_of_a_split_by_user_are_cold_and_rows_fall_into_one_bucket_each(
         np.testing.assert_array_equal(found[who, "warm"], count_B > 0)
 
 
+def test_a_pair_is_warm_where_user_and_item_are_in_training(dataset: Dataset) -> None:
+    test, train = load_samples(dataset, "test"), load_samples(dataset, "train")
+    user_row_B = np.where(np.arange(len(test)) % 2, train.user_row_B[0], test.user_row_B)
+    mixed = _whole(test, user_row_B=user_row_B.astype(np.int32))
+    users, items = set(train.user_row_B.tolist()), set(train.item_row_B.tolist())
+    items.discard(int(test.item_row_B[1]))
+    counts = training_counts(dataset)
+    counts["item"][test.item_row_B[1]] = 0
+    found = _by_name(slices(mixed, counts, {}))
+    warm_B = [u in users and i in items for u, i in zip(user_row_B, test.item_row_B, strict=True)]
+    assert 0 < sum(warm_B) < len(test) // 2, "one side alone does not tell"
+    np.testing.assert_array_equal(found["pairs", "warm"], warm_B)
+    cold_B = found["pairs", "cold (user or item not in training)"]
+    np.testing.assert_array_equal(cold_B, ~np.asarray(warm_B))
+
+
 def test_quarters_part_the_items_and_keep_equal_ones_together(dataset: Dataset) -> None:
     test = load_samples(dataset, "test")
     count_R = np.arange(61)
