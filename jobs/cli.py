@@ -16,6 +16,11 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from lorecast.config import ExperimentConfig
     from lorecast.jobs.console import Console
+    from lorecast.jobs.plan import Rates
+
+_CLUSTERS = "50,100,200,500,1000"
+_TFLOPS, _UTILISATION = 312.0, 0.45
+"""An A100's peak in bfloat16, and a usual share of it."""
 
 app = typer.Typer(
     name="lorecast",
@@ -54,6 +59,9 @@ Out = Annotated[Path | None, typer.Option(help="folder that gets a copy of the f
 Resamples = Annotated[
     int, typer.Option(min=100, help="how often users are drawn anew for the intervals")
 ]
+PlanOnly = Annotated[
+    bool, typer.Option("--plan", help="only say what it would take, as `lorecast plan` does")
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line, for machines")]
 
 
@@ -65,7 +73,7 @@ def _open(experiment: list[str] | None, as_json: bool) -> "tuple[ExperimentConfi
 
 
 @app.command(epilog="Example: `lorecast run configs/ml-1m.yaml dataset.path=DIR`")
-def run(experiment: Experiment = None, as_json: Json = False) -> None:
+def run(experiment: Experiment = None, plan: PlanOnly = False, as_json: Json = False) -> None:
     """Run all stages: prepare, generate, encode, train, register; ends in a report.
 
     Finished stages are cached; interrupted ones resume. An experiment with a section `sella` takes
@@ -73,7 +81,10 @@ def run(experiment: Experiment = None, as_json: Json = False) -> None:
     """
     from lorecast.jobs import pipeline
 
-    pipeline.run(*_open(experiment, as_json), invocation=shlex.join(experiment or []))
+    if plan:
+        _plan(experiment, as_json)
+    else:
+        pipeline.run(*_open(experiment, as_json), invocation=shlex.join(experiment or []))
 
 
 @app.command(epilog="Example: `lorecast prepare mine.yaml dataset.history_length=20`")
@@ -89,32 +100,61 @@ def plan(
     experiment: Experiment = None,
     clusters: Annotated[
         str, typer.Option(help="numbers of groups to compare with, comma-separated")
-    ] = "50,100,200,500,1000",
+    ] = _CLUSTERS,
     tokens_per_s: Annotated[
         float | None, typer.Option(help="written tokens a second of one GPU or engine")
     ] = None,
     price_per_hour: Annotated[float | None, typer.Option(help="of that GPU")] = None,
     price_in: Annotated[float | None, typer.Option(help="of a million prompt tokens")] = None,
     price_out: Annotated[float | None, typer.Option(help="of a million written tokens")] = None,
+    tflops: Annotated[
+        float, typer.Option(min=1e-6, help="peak of a worker's device, 10¹² FLOPs a second (sella)")
+    ] = _TFLOPS,
+    utilisation: Annotated[
+        float, typer.Option(min=1e-6, max=1.0, help="share of that peak that is reached (sella)")
+    ] = _UTILISATION,
     as_json: Json = False,
 ) -> None:
-    """Say what generation would ask and cost, before a token is spent."""
+    """Say what generation would ask and cost, before a token is spent.
+
+    Of an experiment with a section `sella`: what its stages would read, compute and hold in memory,
+    before a step is trained and without the language model's weights.
+    """
+    from lorecast.jobs.plan import Rates
+
+    rates = Rates(
+        tokens_per_s=tokens_per_s,
+        price_per_hour=price_per_hour,
+        price_in=price_in,
+        price_out=price_out,
+    )
+    _plan(experiment, as_json, rates, clusters, tflops, utilisation)
+
+
+def _plan(
+    experiment: list[str] | None,
+    as_json: bool,
+    rates: "Rates | None" = None,
+    clusters: str = _CLUSTERS,
+    tflops: float = _TFLOPS,
+    utilisation: float = _UTILISATION,
+) -> None:
     from lorecast.errors import ConfigError
     from lorecast.jobs import plan as planning
+    from lorecast.jobs import sella_planning
     from lorecast.jobs.pipeline import Pipeline
 
     try:
         numbers = [int(number) for number in clusters.split(",") if number.strip()]
     except ValueError:
         raise ConfigError(f"--clusters {clusters}: give whole numbers, e.g. 100,1000") from None
-    rates = planning.Rates(
-        tokens_per_s=tokens_per_s,
-        price_per_hour=price_per_hour,
-        price_in=price_in,
-        price_out=price_out,
-    )
     pipeline = Pipeline(*_open(experiment, as_json))
-    planning.run(pipeline.config, pipeline.dataset, pipeline.console, rates, numbers)
+    config, dataset, console = pipeline.config, pipeline.dataset, pipeline.console
+    if config.sella is not None:
+        device = sella_planning.Device(tflops=tflops, utilisation=utilisation)
+        sella_planning.run(config, dataset, console, device)
+    else:
+        planning.run(config, dataset, console, rates or planning.Rates(), numbers)
 
 
 @app.command(epilog="Example: `lorecast generate mine.yaml compute.engines=4`")
@@ -201,11 +241,14 @@ def encode(experiment: Experiment = None, as_json: Json = False) -> None:
 
 
 @app.command(epilog="Example: `lorecast train mine.yaml training.seeds=[0,1,2,3,4]`")
-def train(experiment: Experiment = None, as_json: Json = False) -> None:
+def train(experiment: Experiment = None, plan: PlanOnly = False, as_json: Json = False) -> None:
     """Train every strategy and seed of the experiment."""
     from lorecast.jobs import pipeline
 
-    pipeline.Pipeline(*_open(experiment, as_json)).train()
+    if plan:
+        _plan(experiment, as_json)
+    else:
+        pipeline.Pipeline(*_open(experiment, as_json)).train()
 
 
 @app.command(

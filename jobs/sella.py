@@ -14,7 +14,7 @@ from lorecast.config.sella import Method
 from lorecast.errors import ConfigError
 from lorecast.jobs.console import Console
 from lorecast.jobs.pipeline import Pipeline, Trained
-from lorecast.jobs.sella_plans import Model, Plans
+from lorecast.jobs.sella_plans import Plans
 from lorecast.sella.methods import switches
 
 
@@ -48,16 +48,9 @@ def train(pipeline: Pipeline) -> dict[Method, dict[int, Trained]]:
 
     config, console = pipeline.config, pipeline.console
     assert config.sella is not None
-    if config.training.protocol == "kar":
-        raise ConfigError("training.protocol is 'kar', and sella has no such protocol: drop it")
     plans = Plans(config, pipeline.dataset)
-    models = [Model(m, seed) for seed in config.training.seeds for m in config.sella.methods]
+    models, seeds = plans.models, plans.vectors_seeds
     trainings = [plan for model in models for plan in plans.trainings(model)]
-    seeds = {
-        model.vectors_seed
-        for model in models
-        if model.switches.aligned or model.switches.warm_token
-    }
 
     def told(stage: str, specs: Iterable[StageSpec]) -> None:
         for spec in {spec.fingerprint: spec for spec in specs}.values():

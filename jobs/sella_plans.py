@@ -16,7 +16,7 @@ from lorecast.artifacts import StageSpec
 from lorecast.config import ExperimentConfig, SellaConfig
 from lorecast.config.sella import Method
 from lorecast.data.dataset import Dataset
-from lorecast.errors import EngineError, TrainingError
+from lorecast.errors import ConfigError, EngineError, TrainingError
 from lorecast.knowledge.language_model import LanguageModel, find_language_model
 from lorecast.sella.methods import Switches, switches
 from lorecast.sella.recipe import Setting, Stage
@@ -52,11 +52,25 @@ class Model:
         return None if self.switches.one_stage else self.seed
 
 
+def model_source(config: SellaConfig) -> str:
+    """Folder or hub name of the language model."""
+    from lorecast.world import llm_path
+
+    return str(llm_path()) if config.model == "world" else config.model
+
+
 class Plans:
     """Which artifacts an experiment's methods are made of."""
 
-    def __init__(self, config: ExperimentConfig, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        dataset: Dataset,
+        language_model: LanguageModel | None = None,
+    ) -> None:
+        """`language_model`: instead of what `sella.model` names."""
         assert config.sella is not None
+        self._language_model = language_model
         self.experiment, self.dataset = config, dataset
         self.config: SellaConfig = config.sella
         self.workspace = Path(config.compute.workspace).resolve()
@@ -64,17 +78,28 @@ class Plans:
     @cached_property
     def language_model(self) -> LanguageModel:
         """Raises TrainingError if the folder is missing or incomplete."""
-        from lorecast.world import llm_path
-
-        named = self.config.model
-        source = str(llm_path()) if named == "world" else named
+        if self._language_model is not None:
+            return self._language_model
+        source, memo = model_source(self.config), self.workspace / ".digests"
         try:
-            return find_language_model(
-                source, self.config.revision, memo=self.workspace / ".digests"
-            )
+            return find_language_model(source, self.config.revision, memo=memo)
         except EngineError as error:
             text = str(error).replace("knowledge.llm.model", "sella.model")
             raise TrainingError(text) from None
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Every method with every seed. Raises ConfigError for a protocol that SeLLa lacks."""
+        training = self.experiment.training
+        if training.protocol == "kar":
+            raise ConfigError("training.protocol is 'kar', and sella has no such protocol: drop it")
+        return tuple(Model(m, seed) for seed in training.seeds for m in self.config.methods)
+
+    @property
+    def vectors_seeds(self) -> set[int | None]:
+        """Seeds of the tuned models whose vectors are needed; none: the model as it comes."""
+        using = (m for m in self.models if m.switches.aligned or m.switches.warm_token)
+        return {model.vectors_seed for model in using}
 
     @property
     def setting(self) -> Setting:

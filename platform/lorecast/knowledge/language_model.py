@@ -11,7 +11,7 @@ from lorecast.artifacts import fingerprint, fingerprint_files, write_json
 from lorecast.errors import EngineError
 
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _DECISIVE: Final = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 """Endings of the files that decide a model's answers: weights, configuration, tokenizer."""
 
@@ -111,8 +111,8 @@ def _check_folder(folder: Path) -> None:
         )
     if not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
         raise EngineError(f"{folder} holds no weights; add the model's .safetensors files")
-    if not any((folder / name).exists() for name in _TOKENIZERS):
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise EngineError(
-            f"{folder} has no tokenizer; copy {_TOKENIZERS[0]} and tokenizer_config.json of the "
-            "model into it"
+            f"{folder} has no tokenizer; copy {TOKENIZER_FILES[0]} and tokenizer_config.json of "
+            "the model into it"
         )
