@@ -183,7 +183,7 @@ class StageNeeds:
         )
 
     def _flops(self, of: Reading) -> float:
-        return estimates.flops(of, self.model.sizes, faithful=self._config.faithful)
+        return estimates.flops(of, self.model.sizes, self._config)
 
     def _load_rows(self, split: Split) -> PromptRows:
         return PromptRows.load(self._dataset, split, self._config, self._positive_rating)

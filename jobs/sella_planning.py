@@ -15,7 +15,7 @@ from lorecast.jobs.console import Console
 from lorecast.jobs.sella_needs import StageNeed, StageNeeds
 from lorecast.jobs.sella_plans import model_source
 from lorecast.sella import sizes
-from lorecast.sella.estimates import TRAINING_PASSES, Memory, hours
+from lorecast.sella.estimates import Memory, hours, training_passes
 from lorecast.sella.methods import switches
 
 _PARTS: Final = {
@@ -101,8 +101,8 @@ def run(config: ExperimentConfig, dataset: Dataset, console: Console, device: De
     console.note(
         f"assumed: {device.tflops:g} TFLOP/s a worker, {device.utilisation:.0%} of it reached "
         "(`lorecast plan --tflops --utilisation`); 2 FLOPs a weight and token forward, "
-        f"{TRAINING_PASSES} times that where gradients pass: forward, gradients, and forward again "
-        "for activations that are made anew (2 times if they are kept); stage 2.2 to its last epoch"
+        f"{training_passes(config.sella)} times that where gradients pass; stage 2.2 to its last "
+        "epoch; memory without sella.sharding"
     )
     total_h = sum(each_h * count for each_h, count in zip(spent_h, missing, strict=True))
     console.result(

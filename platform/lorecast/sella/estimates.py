@@ -1,8 +1,8 @@
 """What SeLLa's stages would read, compute and hold in memory, before anything is trained.
 
-Work is 2 FLOPs a weight and token forward. A training counts three times that for tokens that
-gradients pass through: forward, gradients, and forward again where activations are made anew
-(gradient checkpointing); twice where they are kept. Frozen weights get no gradient of their own.
+Work is 2 FLOPs a weight and token forward. A training counts twice that for tokens that gradients
+pass through, frozen weights having no gradient of their own, and three times where activations are
+made anew (`sella.gradient_checkpointing`).
 Attention among tokens, padding and the sampling of batches are left out.
 
 Legend: B rows, M titles shown.
@@ -20,7 +20,6 @@ from lorecast.sella.prompts import Prompts
 from lorecast.sella.rows import PromptRows
 from lorecast.sella.sizes import Found, Sizes, kept_bytes, parameter_counts, sizes
 
-TRAINING_PASSES = 3
 _LEARNT_BYTES = 20
 """Of a learned float32 number: itself, its gradient, AdamW's two moments, the best check's copy."""
 _FROZEN_BYTES = 4
@@ -86,10 +85,15 @@ def reading(
     )
 
 
-def flops(of: Reading, model: Sizes, *, faithful: bool) -> float:
+def training_passes(config: SellaConfig) -> int:
+    """How often a token that gradients pass through costs what it costs forward."""
+    return 3 if config.gradient_checkpointing else 2
+
+
+def flops(of: Reading, model: Sizes, config: SellaConfig) -> float:
     """FLOPs of one pass over these rows. The published code computes all tokens' logits."""
-    weights = model.per_token + (model.output if faithful else 0)
-    return 2.0 * weights * (of.read + (TRAINING_PASSES - 1) * of.learnt)
+    weights = model.per_token + (model.output if config.faithful else 0)
+    return 2.0 * weights * (of.read + (training_passes(config) - 1) * of.learnt)
 
 
 def align_flops(align: AlignConfig, rows: int, width: int | None) -> float:
@@ -98,7 +102,7 @@ def align_flops(align: AlignConfig, rows: int, width: int | None) -> float:
     a_row = align.dim
     if width is not None:
         a_row += align.hidden * (align.dim + width) + width * min(rows, align.batch_size)
-    return 2.0 * TRAINING_PASSES * a_row * rows * align.epochs
+    return 2.0 * 3 * a_row * rows * align.epochs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,6 +108,7 @@ def sizes(found: Found, lora: LoRAConfig, dtype: str) -> tuple[Sizes, AnsweringM
         language = AnsweringModel(causal, found.tokenizer)
         bare = sum(parameter.numel() for parameter in causal.parameters())
         language.add_adapters(lora)
+        causal.to(causal.dtype)  # adapters are float32, their products are not
     embedding, output = (
         layer.weight for layer in (causal.get_input_embeddings(), causal.get_output_embeddings())
     )
