@@ -58,6 +58,14 @@ _SETTINGS = (
         "training.learning_rate=0.0003",
         "training.averaging=0.98",
     ),
+    (
+        "model.mlp_hidden=[256,128]",
+        "training.batch_size=256",
+        "model.dropout=0.5",
+        "training.weight_decay=3.0",
+        "training.learning_rate=0.0003",
+        "training.averaging=0.995",
+    ),
 )
 _KNOWLEDGE = {
     name: (f"model.extractor={name}", "model.item_field=true") for name in ("kser", "mean", "naive")

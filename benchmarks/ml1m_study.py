@@ -142,7 +142,7 @@ def _tell_rows(
         f"{_counts(samples['din'])}. Item texts of three language models (colakg, gear-rec, "
         f"agent4rec), no user texts. {len(rows.SEEDS)} seeds, one setting for all rows, epochs by "
         "validation.",
-        PAIRED + " Seconds are those of two trainings side by side.",
+        PAIRED + " Seconds are of a shared machine: costs are measured by `3e`.",
         markdown(by_backbone),
         "On DIN, controls and KSER without its parts. MoE would be HEIN again where one side alone "
         "has texts: it stands in the last part.",
