@@ -299,6 +299,48 @@ def rerank(experiment: Experiment = None, as_json: Json = False) -> None:
     reranking.run(*_open(experiment, as_json))
 
 
+@app.command(epilog="Example: `lorecast promote mine.yaml promotion.requires=not_worse`")
+def promote(
+    experiment: Experiment = None,
+    version: Annotated[
+        int | None, typer.Option(help="version to promote; default: the challenger")
+    ] = None,
+    force: Annotated[
+        str | None, typer.Option(metavar="REASON", help="promote without the gate, and say why")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the challenger with the champion, and let it take over if the gate agrees.
+
+    Exit code 10: the champion stays. The section `promotion` sets the limits; the evidence goes to
+    the registry.
+    """
+    from lorecast.jobs import promote as promoting
+
+    config, console = _open(experiment, as_json)
+    promoting.promote(config, console, version=version, force=force)
+
+
+@app.command(epilog="Example: `lorecast rollback mine.yaml --reason 'fewer orders since noon'`")
+def rollback(
+    experiment: Experiment = None,
+    reason: Annotated[str, typer.Option(help="why, for the history")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make the version that served before the champion again; no gate."""
+    from lorecast.jobs import promote as promoting
+
+    promoting.rollback(*_open(experiment, as_json), reason=reason)
+
+
+@app.command(epilog="Example: `lorecast history mine.yaml`")
+def history(experiment: Experiment = None, as_json: Json = False) -> None:
+    """List all promotions, refusals and rollbacks: when, who and why."""
+    from lorecast.jobs import promote as promoting
+
+    promoting.history(*_open(experiment, as_json))
+
+
 @app.command(epilog="Example: `lorecast init ./tables --output mine.yaml`")
 def init(
     path: Annotated[Path, typer.Argument(help="folder with Parquet or CSV tables")],

@@ -18,14 +18,9 @@ from lorecast.encoding.vectors import VectorsTable
 from lorecast.jobs.console import Console
 from lorecast.lifecycle.bundle import write_bundle
 from lorecast.lifecycle.card import CARD
+from lorecast.lifecycle.history import enrol
 from lorecast.lifecycle.mlflow_registry import MLflowRegistry, open_registry
-from lorecast.lifecycle.registry import (
-    ModelVersion,
-    RunRecord,
-    check_protocol,
-    enrol,
-    model_name,
-)
+from lorecast.lifecycle.registry import ModelVersion, RunRecord, check_protocol, model_name
 from lorecast.lifecycle.sella_bundle import write_sella_bundle
 
 _PLOTS = ("curves.png", "gates.png")

@@ -3,17 +3,22 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 
 from lorecast.artifacts import Artifact, StageSpec, build, write_json
 from lorecast.config import ModelConfig, Side
+from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
 from lorecast.lifecycle.bundle import write_bundle
 from lorecast.models.click_model import ClickModel
 from lorecast.models.feature_tables import feature_tables
+from lorecast.models.inputs import Batch
 from lorecast.models.knowledge import Chunk, KnowledgeShape
+from lorecast.training.loop import predict
 
 DIM = 16
 CONFIG = ModelConfig()
@@ -93,6 +98,8 @@ def write_trained(
                 "seed": 0,
             },
         )
+        scores = predict(model, Batch.of(load_samples(dataset, "test")))
+        pq.write_table(pa.table({"score": scores}), draft.path / "scores.parquet")
         write_json(draft.path / "curves.json", [{"train_loss": 0.7, "valid": {"auc": 0.6}}])
         draft.facts.update(
             strategy=strategy,

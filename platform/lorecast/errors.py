@@ -11,6 +11,7 @@ LorecastError                 exit code 1
 ├── EncodingError                       6   text encoder or vectors table
 ├── TrainingError                       7   a model could not be trained on this input
 ├── RegistryError                       8   MLflow: unreachable, unknown model or alias
+├── PromotionError                     10   the gate refused a challenger, or the champion changed
 └── ServingError                        9   the HTTP endpoint could not start or answer
 """
 
@@ -73,6 +74,12 @@ class RegistryError(LorecastError):
     """The MLflow server or the registered model cannot be used."""
 
     exit_code = 8
+
+
+class PromotionError(LorecastError):
+    """The champion stays what it is."""
+
+    exit_code = 10
 
 
 class ServingError(LorecastError):

@@ -17,7 +17,8 @@ import pytest
 
 from lorecast.config import ExperimentConfig, ServingConfig, load_config
 from lorecast.errors import ServingError
-from lorecast.lifecycle.registry import InMemoryRegistry, RunRecord, enrol
+from lorecast.lifecycle.history import enrol
+from lorecast.lifecycle.registry import InMemoryRegistry, RunRecord
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.serve import run
 from tests.free_port import free_port

@@ -17,6 +17,7 @@ from lorecast.config.knowledge import (
 )
 from lorecast.config.loading import describe_fields, dump_config, load_config, load_experiment
 from lorecast.config.model import Gate, HEINConfig, KSERConfig, ModelConfig
+from lorecast.config.promotion import PromotionConfig
 from lorecast.config.reranking import RerankingConfig
 from lorecast.config.schema import (
     ComputeConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "LLMConfig",
     "ListColumn",
     "ModelConfig",
+    "PromotionConfig",
     "PromptConfig",
     "RegistryConfig",
     "RerankingConfig",

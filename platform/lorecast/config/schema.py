@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from lorecast.config.dataset import DatasetConfig
 from lorecast.config.knowledge import EncodingConfig, KnowledgeConfig
 from lorecast.config.model import WITH_MLP, ModelConfig
+from lorecast.config.promotion import PromotionConfig
 from lorecast.config.reranking import RerankingConfig
 from lorecast.config.section import EXECUTION, Positive, Section, Strategy, TrainingProtocol
 from lorecast.config.sella import SellaConfig
@@ -156,6 +157,7 @@ class ExperimentConfig(Section):
         None, description="present: a language model that recommends is trained, instead of `model`"
     )
     registry: RegistryConfig = Field(RegistryConfig(), description="MLflow")
+    promotion: PromotionConfig = Field(PromotionConfig(), description="the gate to champion")
     serving: ServingConfig = Field(ServingConfig(), description="HTTP endpoint")
     compute: ComputeConfig = Field(ComputeConfig(), description="resources and places")
 

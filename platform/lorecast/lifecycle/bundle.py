@@ -5,8 +5,10 @@
     items.parquet, users.parquet    ids, features, recent histories; line i is row i + 1
     {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, and where the texts'
                                     certainty is known *_certainty.npy; or instead of them
-    {item,user}_prestored.npy       what the extractor makes of each entity, float32 [rows + 1, I];
-                                    the bare backbone has neither
+    {item,user}_prestored.npy       what the extractor makes of each entity, float32 [rows + 1, I],
+                                    beside the mask; the bare backbone has none of all these
+    user_history_end.npy            how far the writer of the users' texts saw, see `leakage`
+    check.json                      see `check_rows`
 
 One whose backbone is a class of the user's own names that class, and opens only where
 LORECAST_ALLOW_CODE=1 says that it may be run.
@@ -32,9 +34,10 @@ from lorecast.config import ModelConfig, Side
 from lorecast.config.model import BACKBONES
 from lorecast.data import features
 from lorecast.data.dataset import Dataset, FeatureSchema
-from lorecast.encoding.vectors import VectorsTable
+from lorecast.encoding.vectors import HISTORY_END, VectorsTable
 from lorecast.errors import ArtifactError
 from lorecast.lifecycle.card import BundleCard, Kind, common_card, seal
+from lorecast.lifecycle.check_rows import write_check_rows
 from lorecast.models.click_model import ClickModel
 from lorecast.models.feature_tables import feature_tables
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape
@@ -47,6 +50,7 @@ _ITEM_COLUMNS = ("id", "title")
 _VECTORS = tuple(
     f"{side}{kind}" for side in ("item", "user") for kind in ("", "_mask", "_certainty")
 )
+_MASKS = ("item_mask", "user_mask")
 _PRESTORED = "{}_prestored.npy"
 _BLOCK_ROWS = 1024
 """Entities prestored at once; bounds memory."""
@@ -71,12 +75,13 @@ def write_bundle(
     shutil.copyfile(trained.path / WEIGHTS, folder / WEIGHTS)
     _write_entities(folder / "items.parquet", dataset.items(), _ITEM_COLUMNS)
     _write_entities(folder / "users.parquet", dataset.users(), _USER_COLUMNS)
+    write_check_rows(folder, dataset, trained.path)
     fingerprints = {"model": trained.fingerprint, "dataset": dataset.fingerprint}
     if vectors is not None:
         encoded = Artifact.open(vectors.path)
         fingerprints["vectors"] = encoded.fingerprint
         fingerprints["knowledge"] = encoded.manifest["inputs"]["knowledge"]
-        for name in () if prestore else _VECTORS:
+        for name in (*(_MASKS if prestore else _VECTORS), HISTORY_END.removesuffix(".npy")):
             if (vectors.path / f"{name}.npy").exists():
                 shutil.copyfile(vectors.path / f"{name}.npy", folder / f"{name}.npy")
     card: dict[str, Any] = {
@@ -155,6 +160,18 @@ class Bundle(BundleCard):
     def num_rows(self, side: Side) -> int:
         """Entities of a side, with row 0."""
         return 1 + (self.schema.num_items if side == "item" else self.schema.num_users)
+
+    def has_text(self, side: Side) -> NDArray[np.bool_] | None:
+        """[rows + 1], which entities of a side that it has knowledge of have any; none if it was
+        made by a version that did not say."""
+        path = self.path / f"{side}_mask.npy"
+        return np.load(path, allow_pickle=False).any(1) if path.exists() else None
+
+    def history_end(self) -> NDArray[np.int32] | None:
+        """[users + 1], how far the writer of the users' texts saw (see `knowledge.leakage`); none
+        as in `has_text`."""
+        path = self.path / HISTORY_END
+        return np.load(path, allow_pickle=False) if path.exists() else None
 
     def load_model(self, knowledge: ChunkVectors | EntityTables | None) -> ClickModel:
         """The model in evaluation mode; it reads `knowledge` where it lies.

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import lorecast
 from lorecast.config import ExperimentConfig
 from lorecast.errors import RegistryError
+from lorecast.lifecycle import mlflow_ledger
 from lorecast.lifecycle.registry import ModelVersion, RunRecord, unknown_model, unknown_version
 
 if TYPE_CHECKING:
@@ -132,6 +133,28 @@ class MLflowRegistry:
     def set_alias(self, version: ModelVersion, alias: str) -> None:
         with self._client() as client:
             client.set_registered_model_alias(version.model, alias, str(version.number))
+
+    def drop_alias(self, model: str, alias: str) -> None:
+        with self._client() as client:
+            client.delete_registered_model_alias(model, alias)
+
+    def records(self, model: str) -> Sequence[str]:
+        with self._client() as client:
+            self._aliases(client, model)
+            return mlflow_ledger.records(client, model)
+
+    def append(self, model: str, place: int, record: str) -> bool:
+        with self._client() as client:
+            experiment_id = self._experiment_id(client)
+            return mlflow_ledger.append(client, model, place, record, experiment_id)
+
+    def annotate(
+        self, version: ModelVersion, tags: Mapping[str, str], files: Path, name: str
+    ) -> None:
+        with self._client() as client:
+            client.log_artifacts(version.run_id, str(files), name)
+            for key, value in tags.items():
+                client.set_model_version_tag(version.model, str(version.number), key, value)
 
     def seal(self, version: ModelVersion, fingerprint: str) -> None:
         with self._client() as client:

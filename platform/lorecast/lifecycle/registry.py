@@ -1,7 +1,8 @@
 """Where runs and model versions are kept: a small protocol, the rule of aliases, a twin in memory.
 
 A version is one bundle under a model's name, numbered from 1 and never changed. Aliases point at
-versions and move: `challenger` is the latest, `champion` the one that serves. Whoever loads a model
+versions and move: `challenger` is the latest, `champion` the one that serves, `previous` the one
+that a rollback goes back to. The last two follow the history, see `history`. Whoever loads a model
 resolves the alias to a number once and loads by number.
 """
 
@@ -17,6 +18,7 @@ from lorecast.training.recipe import CHOSEN_ON_TEST
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
+PREVIOUS = "previous"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,24 @@ class Registry(Protocol):
     def set_alias(self, version: ModelVersion, alias: str) -> None:
         """Points `alias` at `version`, away from wherever it pointed."""
 
+    def drop_alias(self, model: str, alias: str) -> None:
+        """Removes `alias`, if there is one."""
+
+    def records(self, model: str) -> Sequence[str]:
+        """The model's history: what `append` has kept, in order."""
+
+    def append(self, model: str, place: int, record: str) -> bool:
+        """Keeps `record` at this place of the history, for good; False if another stands there.
+
+        Atomic: of several that append at one place, one succeeds. `place` counts from 0, and all
+        before it are taken. `record` differs from every other one and has at most 4,000 characters.
+        """
+
+    def annotate(
+        self, version: ModelVersion, tags: Mapping[str, str], files: Path, name: str
+    ) -> None:
+        """Sets tags of a version, and keeps the folder `files` as `name` beside its run."""
+
     def seal(self, version: ModelVersion, fingerprint: str) -> None:
         """Marks `version` complete; from now on `find` knows it."""
 
@@ -79,25 +99,6 @@ class Registry(Protocol):
 
     def download_run(self, run_id: str, folder: Path) -> None:
         """As `download`, of the bundle that a run logged."""
-
-
-def enrol(
-    registry: Registry, model: str, bundle: Path, run: RunRecord, fingerprint: str
-) -> ModelVersion:
-    """The version of `model` with this fingerprint, registered if there is none yet.
-
-    A new version becomes `challenger`, and `champion` if the model has none. It is sealed last: a
-    registration that broke off is never found and leaves an unsealed version behind.
-    """
-    known = registry.find(model, fingerprint)
-    if known is None:
-        version = registry.add(model, bundle, run)
-        registry.set_alias(version, CHALLENGER)
-        if CHAMPION not in registry.aliases(model):
-            registry.set_alias(version, CHAMPION)
-        registry.seal(version, fingerprint)
-        known = registry.resolve(model, version.number)
-    return known
 
 
 def model_name(config: ExperimentConfig) -> str:
@@ -148,6 +149,8 @@ class _Stored:
     bundle: Path
     run: RunRecord
     fingerprint: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass
@@ -157,6 +160,7 @@ class InMemoryRegistry:
     uri: str = "memory"
     _models: dict[str, list[_Stored]] = field(default_factory=dict)
     _aliases: dict[str, dict[str, int]] = field(default_factory=dict)
+    _records: dict[str, list[str]] = field(default_factory=dict)
     _logged: list[tuple[RunRecord, Path | None]] = field(default_factory=list)
 
     def find(self, model: str, fingerprint: str) -> ModelVersion | None:
@@ -183,6 +187,25 @@ class InMemoryRegistry:
 
     def set_alias(self, version: ModelVersion, alias: str) -> None:
         self._aliases.setdefault(version.model, {})[alias] = version.number
+
+    def drop_alias(self, model: str, alias: str) -> None:
+        self._aliases.get(model, {}).pop(alias, None)
+
+    def records(self, model: str) -> Sequence[str]:
+        return tuple(self._records.get(model, ()))
+
+    def append(self, model: str, place: int, record: str) -> bool:
+        records = self._records.setdefault(model, [])
+        if place == len(records):
+            records.append(record)
+        return records[place] == record
+
+    def annotate(
+        self, version: ModelVersion, tags: Mapping[str, str], files: Path, name: str
+    ) -> None:
+        stored = self._stored(version.model, version.number)
+        stored.tags.update(tags)
+        stored.files[name] = files
 
     def seal(self, version: ModelVersion, fingerprint: str) -> None:
         self._stored(version.model, version.number).fingerprint = fingerprint

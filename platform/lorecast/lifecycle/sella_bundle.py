@@ -4,6 +4,7 @@ model's own files.
     bundle.json                     written last: what every bundle says, and the method
     sella.json, adapter_*, guide.safetensors
     items.parquet, users.parquet    ids and titles; ids and recent histories; line i is row i + 1
+    check.json                      see `check_rows`
     llm/                            the language model, unless it is larger than was allowed
 
 Without `llm/` the model is read where it lay in training. Its digest must be the same there, and so
@@ -23,6 +24,7 @@ from lorecast.data.dataset import Dataset
 from lorecast.errors import ArtifactError, EngineError, TrainingError
 from lorecast.knowledge.language_model import find_language_model
 from lorecast.lifecycle.card import BundleCard, Kind, common_card, seal
+from lorecast.lifecycle.check_rows import write_check_rows
 from lorecast.sella import saved
 from lorecast.sella.language import ADAPTER
 from lorecast.sella.yes_no import YesNoModel
@@ -61,6 +63,7 @@ def write_sella_bundle(
         (folder / saved.LLM).mkdir()
         for file in files:
             shutil.copyfile(file, folder / saved.LLM / file.name)
+    write_check_rows(folder, dataset, scored.path)
     fingerprints = {
         "model": trained.fingerprint,
         "dataset": dataset.fingerprint,

@@ -52,7 +52,8 @@ def test_scores_are_those_of_the_vectors(
 def test_rows_replace_the_vectors(prestored: Path, tiny_dataset: Dataset) -> None:
     bundle = Bundle.open(prestored)
     found = {file.stem for file in prestored.glob("*.npy")}
-    assert found == {"item_prestored", "user_prestored"}
+    beside = {"item_mask", "user_mask", "user_history_end"}
+    assert found == {"item_prestored", "user_prestored"} | beside
     for side in ("item", "user"):
         rows = np.load(prestored / f"{side}_prestored.npy")
         assert rows.shape == (bundle.num_rows(side), bundle.prestored[side])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorecast.errors import RegistryError
+from lorecast.lifecycle.history import enrol
 from lorecast.lifecycle.mlflow_registry import MLflowRegistry
 from lorecast.lifecycle.registry import (
     CHALLENGER,
@@ -14,7 +15,6 @@ from lorecast.lifecycle.registry import (
     InMemoryRegistry,
     Registry,
     RunRecord,
-    enrol,
     parse_reference,
 )
 
@@ -73,6 +73,21 @@ class RegistryContract:
         assert registry.resolve("alias", CHAMPION).number == 1
         registry.set_alias(registry.resolve("alias", 2), CHAMPION)
         assert registry.resolve("alias", CHAMPION).number == 2
+
+    def test_a_place_of_the_history_is_taken_once(self, registry: Registry, bundle: Path) -> None:
+        registry.add("places", bundle, record())
+        assert registry.records("places") == ()
+        assert registry.append("places", 0, "a")
+        assert not registry.append("places", 0, "b")
+        assert registry.append("places", 1, "b")
+        assert registry.append("places", 1, "b"), "sent again after an answer was lost"
+        assert list(registry.records("places")) == ["a", "b"]
+
+    def test_an_alias_goes_and_may_be_gone(self, registry: Registry, bundle: Path) -> None:
+        enrol(registry, "drop", bundle, record(), "print-1")
+        for _ in range(2):
+            registry.drop_alias("drop", CHALLENGER)
+        assert registry.aliases("drop") == {CHAMPION: 1}
 
     def test_downloads_the_bundle(self, registry: Registry, bundle: Path, tmp_path: Path) -> None:
         version = enrol(registry, "download", bundle, record(), "print-1")
@@ -138,6 +153,20 @@ class TestMLflow(RegistryContract):
         assert (run.info.status, run.data.metrics["test_auc"]) == ("FINISHED", 0.75)
         assert run.data.tags["origin"] == "tests"
         assert [file.path for file in client.list_artifacts(run_id)] == ["audit.md"]
+
+    def test_keeps_evidence_at_version_and_run(
+        self, mlflow_registry: MLflowRegistry, bundle: Path, tmp_path: Path
+    ) -> None:
+        from mlflow import MlflowClient
+
+        version = enrol(mlflow_registry, "evidence", bundle, record(), "print-1")
+        (tmp_path / "files").mkdir()
+        (tmp_path / "files" / "evidence.md").write_text("fine")
+        mlflow_registry.annotate(version, {"gate": "keep"}, tmp_path / "files", "promotion/1")
+        client = MlflowClient(mlflow_registry.tracking_uri)
+        assert client.get_model_version("evidence", "1").tags["gate"] == "keep"
+        found = client.list_artifacts(version.run_id, "promotion/1")
+        assert [file.path for file in found] == ["promotion/1/evidence.md"]
 
     def test_stores_no_pickle(self, mlflow_registry: MLflowRegistry, bundle: Path) -> None:
         enrol(mlflow_registry, "pickle", bundle, record(), "print-1")

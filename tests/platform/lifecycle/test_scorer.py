@@ -19,8 +19,9 @@ from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.errors import ArtifactError, InputError
 from lorecast.lifecycle.bundle import Bundle
+from lorecast.lifecycle.history import enrol
 from lorecast.lifecycle.mlflow_registry import MLflowRegistry
-from lorecast.lifecycle.registry import RunRecord, enrol
+from lorecast.lifecycle.registry import RunRecord
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.models.inputs import Batch
 from tests.small_bundle import make_model, write_small_bundle, write_vectors
