@@ -7,8 +7,7 @@ which the gate does not see (it decides on the validation part):
     equal             the bare DIN, trained with another seed: of three the one nearest on test AUC
     worse             the bare DIN after one epoch
     better but slow   DIN with KSER, whose every forward pass is done several times
-    better but cold   DIN with KSER, whose catalogue lacks the items with at most 40 samples to learn
-                      from
+    better but cold   DIN with KSER, whose catalogue lacks the items with at most 40 training rows
 
 A decision counts as right if it is, and for a refusal if the check that should fail does. Three
 leaks are to be refused by all seeds: a context column that is the label but for 5 % of the rows, a

@@ -165,13 +165,19 @@ class Bundle(BundleCard):
         """[rows + 1], which entities of a side that it has knowledge of have any; none if it was
         made by a version that did not say."""
         path = self.path / f"{side}_mask.npy"
-        return np.load(path, allow_pickle=False).any(1) if path.exists() else None
+        if not path.exists():
+            return None
+        mask: NDArray[np.bool_] = np.load(path, allow_pickle=False)
+        return mask.any(axis=1)
 
     def history_end(self) -> NDArray[np.int32] | None:
         """[users + 1], how far the writer of the users' texts saw (see `knowledge.leakage`); none
         as in `has_text`."""
         path = self.path / HISTORY_END
-        return np.load(path, allow_pickle=False) if path.exists() else None
+        if not path.exists():
+            return None
+        ends: NDArray[np.int32] = np.load(path, allow_pickle=False)
+        return ends
 
     def load_model(self, knowledge: ChunkVectors | EntityTables | None) -> ClickModel:
         """The model in evaluation mode; it reads `knowledge` where it lies.

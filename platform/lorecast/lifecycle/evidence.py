@@ -60,7 +60,8 @@ class Evidence(_Record):
     challenger: str
     """NAME/NUMBER."""
     rows: Rows
-    figures: Mapping[Literal["auc", "gauc", "log_loss", "ece"], Compared]
+    figures: Mapping[str, Compared]
+    """Of auc, gauc, log_loss, ece."""
     cold: Mapping[Side, Cold]
     coverage: Mapping[Side, float | None]
     """Share of the slice's entities with vectors, of sides the challenger has knowledge of; none if

@@ -63,13 +63,14 @@ def examine(
             f"the {frozen.split} part's rows for the gate are all clicks or all none: raise "
             "promotion.rows, or name another promotion.split"
         )
-    scores = []
-    for contender in (champion, challenger):
-        scores.append(contender.score_B)
-        on_step()
-    figures = _compared(user_B, label_B, *scores, policy)
+    champion_B = champion.score_B
+    on_step()
+    challenger_B = challenger.score_B
+    on_step()
+    scores = champion_B, challenger_B
+    figures = _compared(user_B, label_B, scores, policy)
     cold = {
-        side: _cold(user_B, label_B, *scores, policy, mask_B)
+        side: _cold(user_B, label_B, scores, policy, mask_B)
         for side, mask_B in frozen.cold(policy).items()
     }
     on_step()
@@ -105,8 +106,7 @@ STEPS = 5
 def _compared(
     user_B: NDArray[np.integer],
     label_B: NDArray[np.integer],
-    champion_B: Scores,
-    challenger_B: Scores,
+    scores: tuple[Scores, Scores],
     policy: PromotionConfig,
     metrics: tuple[str, ...] = _METRICS,
 ) -> dict[str, Compared]:
@@ -114,7 +114,7 @@ def _compared(
     users, user_B = np.unique(user_B, return_inverse=True)
     both = [
         statistic
-        for score_B in (champion_B, challenger_B)
+        for score_B in scores
         for statistic in statistics(user_B, label_B, score_B, metrics).values()
     ]
     value = np.array([plain(each, len(users)) for each in both]).reshape(2, -1)
@@ -137,8 +137,7 @@ def _compared(
 def _cold(
     user_B: NDArray[np.integer],
     label_B: NDArray[np.integer],
-    champion_B: Scores,
-    challenger_B: Scores,
+    scores: tuple[Scores, Scores],
     policy: PromotionConfig,
     mask_B: NDArray[np.bool_],
 ) -> Cold:
@@ -147,8 +146,8 @@ def _cold(
     is_enough = rows >= _FEWEST_ROWS and users >= _FEWEST_USERS and 0 < clicks < rows
     if not is_enough:
         return Cold(rows=rows, users=users, auc=None)
-    scores = champion_B[mask_B], challenger_B[mask_B]
-    compared = _compared(user_B, label_B, *scores, policy, ("auc",))
+    scores = scores[0][mask_B], scores[1][mask_B]
+    compared = _compared(user_B, label_B, scores, policy, ("auc",))
     return Cold(rows=rows, users=users, auc=compared["auc"])
 
 
