@@ -42,8 +42,8 @@ from lorecast.lifecycle.check_rows import CHECK_ROWS
 from lorecast.lifecycle.click_scorer import ClickScorer
 from lorecast.lifecycle.frozen import FrozenSlice
 from lorecast.lifecycle.gate import Contender, examine
+from lorecast.lifecycle.pairs import Requests
 from lorecast.lifecycle.policy import decide
-from lorecast.lifecycle.requests import Requests
 from lorecast.lifecycle.scorer import Scorer, Scores
 from lorecast.world.catalogue import generate
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from lorecast.artifacts import write_json
 from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset
-from lorecast.lifecycle.requests import Requests
+from lorecast.lifecycle.pairs import Requests
 from lorecast.lifecycle.scorer import Scorer
 
 CHECK_ROWS: Final = "check.json"

@@ -20,7 +20,7 @@ from lorecast.config import PromotionConfig, Side
 from lorecast.data.batches import Samples, load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.evaluation.slices import training_counts
-from lorecast.lifecycle.requests import Requests
+from lorecast.lifecycle.pairs import Requests
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,7 +16,7 @@ from lorecast.data.dataset import FeatureSchema
 from lorecast.lifecycle.bundle import Bundle, BundleVectors
 from lorecast.lifecycle.card import BundleCard, loading
 from lorecast.lifecycle.click_scorer import ClickScorer
-from lorecast.lifecycle.requests import Requests
+from lorecast.lifecycle.pairs import Requests
 from lorecast.lifecycle.scorer import Scorer, Scores
 from lorecast.models.feature_tables import SideFeatures, feature_tables
 from lorecast.models.knowledge import ChunkVectors

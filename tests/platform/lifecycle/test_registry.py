@@ -134,7 +134,7 @@ class TestMLflow(RegistryContract):
         client = MlflowClient(mlflow_registry.tracking_uri)
         run = client.get_run(version.run_id)
         assert run.info.status == "FINISHED"
-        assert run.data.params == {"model.backbone": "din"}
+        assert run.data.params.keys() == {"model.backbone", "lorecast.ledger"}
         assert run.data.metrics == {"test_auc": 0.75, "valid_auc": 0.7}
         assert run.data.tags["origin"] == "tests"
         history = client.get_metric_history(version.run_id, "valid_auc")
