@@ -111,11 +111,11 @@ def _compared(
     metrics: tuple[str, ...] = _METRICS,
 ) -> dict[str, Compared]:
     """By metric; users are drawn anew, the same ones for both."""
-    users, user_B = np.unique(user_B, return_inverse=True)
+    users, owner_B = np.unique(user_B, return_inverse=True)
     both = [
         statistic
         for score_B in scores
-        for statistic in statistics(user_B, label_B, score_B, metrics).values()
+        for statistic in statistics(owner_B, label_B, score_B, metrics).values()
     ]
     value = np.array([plain(each, len(users)) for each in both]).reshape(2, -1)
     redrawn = redraw(both, len(users), resamples=policy.resamples, seed=policy.seed)

@@ -54,10 +54,9 @@ def _make(client: "MlflowClient", model: str, experiment_id: str) -> str:
 def _write_once(client: "MlflowClient", run_id: str, key: str, value: str) -> None:
     """Sets a parameter unless it has a value; which one it has is to be read afterwards."""
     from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 
     try:
         client.log_param(run_id, key, value)
     except MlflowException as error:
-        if error.error_code != ErrorCode.Name(INVALID_PARAMETER_VALUE):
+        if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
