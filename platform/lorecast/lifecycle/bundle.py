@@ -168,7 +168,8 @@ class Bundle(BundleCard):
         if not path.exists():
             return None
         mask: NDArray[np.bool_] = np.load(path, allow_pickle=False)
-        return mask.any(axis=1)
+        has_text_R: NDArray[np.bool_] = np.asarray(mask.any(axis=1))
+        return has_text_R
 
     def history_end(self) -> NDArray[np.int32] | None:
         """[users + 1], how far the writer of the users' texts saw (see `knowledge.leakage`); none
