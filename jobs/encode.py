@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lorecast.artifacts import Artifact, Draft, StageSpec, build, find
-from lorecast.config import ComputeConfig, EncodingConfig, ExperimentConfig, Side
+from lorecast.config import ComputeConfig, ExperimentConfig, Side, VectorsField
 from lorecast.data.dataset import Dataset
+from lorecast.encoding import ready
 from lorecast.encoding.certainty import write_certainty
 from lorecast.encoding.components import keep_components
 from lorecast.encoding.encoder import (
@@ -36,6 +37,7 @@ from lorecast.jobs.blocks import Columns, map_blocks, open_block, thread_environ
 from lorecast.jobs.console import Console
 from lorecast.knowledge import rows
 from lorecast.knowledge.quality import with_quality, within
+from lorecast.sella.item_vectors import ItemVectors
 
 MakeEncoder = Callable[[], Encoder]
 
@@ -56,25 +58,40 @@ def run(
     are the same as without it, up to what the other texts of a batch change in the rounding.
 
     Raises EncodingError if the encoder is missing, cannot be loaded or has fewer dimensions than
-    encoding.components, no text is usable, or the store is damaged or cannot grow.
+    encoding.components, no text is usable, or the store is damaged or cannot grow; LeakageError if
+    vectors of a field that has them were made on another dataset.
     """
     model = find_encoder(config.encoding.model)
+    vectors = {
+        field.name: ItemVectors.read(Path(field.folder).expanduser(), dataset)
+        for field in config.knowledge.fields
+        if isinstance(field, VectorsField)
+    }
     spec = StageSpec(
         stage=STAGE,
         name=config.name,
         identity=config.encoding.identity() | {"model": model.digest},
-        inputs={"knowledge": knowledge.facts["texts_digest"], "dataset": dataset.fingerprint},
+        inputs={
+            "knowledge": knowledge.facts["texts_digest"],
+            "dataset": dataset.fingerprint,
+            **{f"field {name}": of.fingerprint for name, of in vectors.items()},
+        },
     )
     workspace = Path(config.compute.workspace)
     if (artifact := find(workspace, spec)) is not None:
         return artifact
-    texts, num_left_out = _usable_texts(knowledge, config.encoding, console)
+    texts, num_left_out = _usable_texts(knowledge, config, console)
     make = make_encoder or partial(SentenceTransformerEncoder, model, config.encoding)
     with build(workspace, spec) as draft:
         chunks = chunk_names(knowledge.facts["fields"])
-        dim = _encode(config, dataset, texts, chunks, model, make, draft, console)
+        dim = 0
+        if texts.num_rows:
+            dim = _encode(config, dataset, texts, chunks, model, make, draft, console)
+        dim = config.encoding.components or dim
+        if vectors:
+            dim = _put_vectors(vectors, chunks["item"], dataset, draft.path, dim)
         draft.facts.update(
-            dim=config.encoding.components or dim,
+            dim=dim,
             dataset=dataset.fingerprint,
             chunks={side: [name._asdict() for name in chunks[side]] for side in SIDES},
             texts=texts.num_rows,
@@ -83,13 +100,33 @@ def run(
     return Artifact.open(draft.path)
 
 
+def _put_vectors(
+    vectors: Mapping[str, ItemVectors],
+    chunks: Sequence[ChunkName],
+    dataset: Dataset,
+    folder: Path,
+    dim: int,
+) -> int:
+    """Writes the vectors of fields that have them; returns the width of all, which is `dim` unless
+    that is 0."""
+    dim = dim or max(of.vector_RH.shape[1] for of in vectors.values())
+    ready.open_arrays(folder, "item", dataset.schema.num_items, len(chunks), dim)
+    for place, chunk in enumerate(chunks):
+        if of := vectors.get(chunk.field):
+            ready.put(folder, "item", place, of.vector_RH, of.known_R)
+    return dim
+
+
 def _usable_texts(
-    knowledge: Artifact, encoding: EncodingConfig, console: Console
+    knowledge: Artifact, config: ExperimentConfig, console: Console
 ) -> tuple[pa.Table, int]:
     """The `ok` rows of knowledge.parquet inside encoding.where, and the number outside."""
-    path = knowledge.path / rows.KNOWLEDGE
+    path, encoding = knowledge.path / rows.KNOWLEDGE, config.encoding
     certainty = [name for name in pq.read_schema(path).names if name == rows.CERTAINTY]
     texts = pq.read_table(path, columns=[*_COLUMNS, *certainty], filters=pc.field("status") == "ok")
+    fields = config.knowledge.fields
+    if fields and all(isinstance(field, VectorsField) for field in fields):
+        return texts, 0
     if texts.num_rows == 0:
         counts = ", ".join(f"{n:,} {status}" for status, n in knowledge.facts["counts"].items())
         raise EncodingError(

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lorecast.artifacts import Artifact, Draft, StageSpec, build, find, fingerprint_files
-from lorecast.config import ExperimentConfig, ImportedField
+from lorecast.config import ExperimentConfig, GeneratedField, ImportedField, VectorsField
 from lorecast.data.dataset import Dataset
 from lorecast.jobs import engines
 from lorecast.jobs.asking import MakeEngine
@@ -167,6 +167,11 @@ def stage_spec(
         for field in config.knowledge.fields
         if isinstance(field, ImportedField)
     }
+    digests |= {
+        field.name: {"vectors": Artifact.open(Path(field.folder).expanduser()).fingerprint}
+        for field in config.knowledge.fields
+        if isinstance(field, VectorsField)
+    }
     identity: dict[str, Any] = {
         # Certainty stands in the model's identity, if it is asked for.
         "columns": [name for name in rows.SCHEMA.names if name != rows.CERTAINTY],
@@ -284,10 +289,11 @@ def _write(
             for batch in table.select(decisive).to_batches():
                 digest.update(batch.serialize())
     factors = {question.field: list(question.factors) for question in asked}
-    for field_config in config.knowledge.fields:
-        if isinstance(field_config, ImportedField) or field_config.answer == "text":
-            numbers = range(1, chunks[field_config.name] + 1)
-            factors[field_config.name] = [str(number) for number in numbers]
+    for field in config.knowledge.fields:
+        if isinstance(field, VectorsField):
+            factors[field.name] = ["vector"]
+        elif not isinstance(field, GeneratedField) or field.answer == "text":
+            factors[field.name] = [str(number) for number in range(1, chunks[field.name] + 1)]
     draft.facts.update(
         fields=[
             {"name": field.name, "side": field.side, "factors": factors[field.name]}

@@ -239,7 +239,7 @@ def _prepared(artifact: Artifact) -> str:
 def _generated(artifact: Artifact) -> str:
     facts = artifact.facts
     made = [f"{facts[key]:,} {key}" for key in ("generated", "reused", "imported") if facts[key]]
-    return f"{', '.join(made)} texts; {facts['output_tokens']:,} tokens written"
+    return f"{', '.join(made) or 'no'} texts; {facts['output_tokens']:,} tokens written"
 
 
 def _encoded(artifact: Artifact) -> str:

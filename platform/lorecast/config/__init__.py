@@ -14,6 +14,7 @@ from lorecast.config.knowledge import (
     ImportedField,
     KnowledgeConfig,
     LLMConfig,
+    VectorsField,
 )
 from lorecast.config.loading import describe_fields, dump_config, load_config, load_experiment
 from lorecast.config.model import Gate, HEINConfig, KSERConfig, ModelConfig
@@ -60,6 +61,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingProtocol",
     "TuneConfig",
+    "VectorsField",
     "describe_fields",
     "dump_config",
     "load_config",

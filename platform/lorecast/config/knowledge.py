@@ -98,7 +98,23 @@ class ImportedField(Section):
         return identity
 
 
-KnowledgeField = Annotated[GeneratedField | ImportedField, Field(discriminator="kind")]
+class VectorsField(Section):
+    """A field whose vectors exist already: what SeLLa-Rec's trainings make of items, one chunk."""
+
+    kind: Literal["vectors"] = Field(description="the vectors exist")
+    name: str = Field(description="name of the field, unique in the experiment")
+    side: Literal["item"] = Field(
+        "item", description="items alone: what is trained of a user has seen the user's samples"
+    )
+    folder: Annotated[str, EXECUTION] = Field(
+        description="a sella-vectors or sella-guide artifact of the same dataset; content decides "
+        "identity"
+    )
+
+
+KnowledgeField = Annotated[
+    GeneratedField | ImportedField | VectorsField, Field(discriminator="kind")
+]
 
 
 class LLMConfig(Section):

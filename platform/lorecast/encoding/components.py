@@ -30,17 +30,23 @@ def keep_components(folder: Path, sides: Sequence[Side], num_components: int) ->
     """
     covariance_DD = sum(_scatter_matrix(folder, side) for side in sides)
     assert isinstance(covariance_DD, np.ndarray), "no side has texts"
-    variance_D, direction_DD = np.linalg.eigh(covariance_DD)
-    direction_DR = direction_DD[:, ::-1][:, :num_components]
-    # An eigenvector's sign is open: its largest entry is positive.
-    largest_R = np.abs(direction_DR).argmax(axis=0)
-    sign_R = np.sign(np.take_along_axis(direction_DR, largest_R[None], axis=0))
-    basis_DR = (direction_DR * sign_R).astype(np.float32)
+    basis_DR = leading(covariance_DD, num_components)
     for side in sides:
         _rewrite(folder / f"{side}.npy", basis_DR)
     np.save(folder / COMPONENTS, basis_DR)
-    variance = variance_D.sum()
-    return float(variance_D[::-1][:num_components].sum() / variance) if variance > 0 else 1.0
+    variance = np.trace(covariance_DD)
+    kept = np.einsum("dr,de,er->", basis_DR, covariance_DD, basis_DR, optimize=True)
+    return float(kept / variance) if variance > 0 else 1.0
+
+
+def leading(covariance_DD: NDArray[np.floating], num_components: int) -> NDArray[np.float32]:
+    """The directions of most variance, the first of most: [D, R]."""
+    direction_DR = np.linalg.eigh(covariance_DD)[1][:, ::-1][:, :num_components]
+    # An eigenvector's sign is open: its largest entry is positive.
+    largest_R = np.abs(direction_DR).argmax(axis=0)
+    sign_R = np.sign(np.take_along_axis(direction_DR, largest_R[None], axis=0))
+    basis_DR: NDArray[np.float32] = (direction_DR * sign_R).astype(np.float32)
+    return basis_DR
 
 
 def _scatter_matrix(folder: Path, side: Side) -> NDArray[np.float64]:
