@@ -26,6 +26,8 @@ from rich.progress import (
 from rich.table import Table
 
 _PLAIN_INTERVAL_S = 10.0
+_FILE_WIDTH = 400
+"""Columns of a table at most where nobody's screen bounds it."""
 
 
 class Task(Protocol):
@@ -42,6 +44,9 @@ class Console:
         self.as_json = as_json
         self._quiet = quiet
         self._rich = RichConsole(highlight=False, quiet=quiet or as_json)
+        self._tables = self._rich
+        if not self._rich.is_terminal:
+            self._tables = RichConsole(quiet=quiet or as_json, width=_FILE_WIDTH)
 
     def note(self, text: str) -> None:
         """One line for the reader."""
@@ -66,7 +71,7 @@ class Console:
             grid.add_column(name, justify="right" if are_numbers else "left")
         for line in lines:
             grid.add_row(*map(escape, line.values()))
-        self._rich.print(grid)
+        self._tables.print(grid)
 
     def stage(self, name: str, summary: str, *, seconds: float, cached: bool) -> None:
         """A stage ended."""
