@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -79,18 +79,17 @@ class StageNeeds:
 
         for _, plan in trainings:
             if plan.stage.kind == "tune":
-                add(plan.spec, "text", lambda plan=plan: self._tune(plan))
+                add(plan.spec, "text", partial(self._tune, plan))
         for seed in plans.vectors_seeds:
             add(plans.vectors(seed), "titles", self._vectors)
         for model, plan in trainings:
             if plan.stage.kind == "align":
                 of = "aligned items" if plan.stage.method.aligned else self._config.align.model
-                add(plan.spec, of, lambda plan=plan: self._align(plan))
+                add(plan.spec, of, partial(self._align, plan))
             elif plan.stage.kind == "guide":
-                method = model.method
-                add(plan.spec, method, lambda plan=plan, of=method: self._guide(plan, of))
+                add(plan.spec, model.method, partial(self._guide, plan, model.method))
         for model in plans.models:
-            add(plans.score(model), model.method, lambda model=model: self._score(model))
+            add(plans.score(model), model.method, partial(self._score, model))
         return tuple(found.values())
 
     def prompts(self) -> dict[Split, Reading]:

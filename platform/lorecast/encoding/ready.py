@@ -7,6 +7,7 @@ Legend: R rows with row 0, H their width, C chunks, D the table's width.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +31,12 @@ def put(
     known_R: NDArray[np.bool_],
 ) -> None:
     """Writes vectors to their chunk of the arrays in `folder`; unknown rows stay empty."""
-    vectors: NDArray[np.float16] = np.load(folder / f"{side}.npy", mmap_mode="r+")
-    mask: NDArray[np.bool_] = np.load(folder / f"{side}_mask.npy", mmap_mode="r+")
+    vectors: np.memmap[Any, Any] = np.load(folder / f"{side}.npy", mmap_mode="r+")
+    mask: np.memmap[Any, Any] = np.load(folder / f"{side}_mask.npy", mmap_mode="r+")
     vectors[known_R, chunk] = fitted(vector_RH[known_R], vectors.shape[2])
     mask[known_R, chunk] = True
     for array in (vectors, mask):
-        array.flush()  # type: ignore[attr-defined]
+        array.flush()
 
 
 def fitted(vector_NH: NDArray[np.float32], dim: int) -> NDArray[np.float16]:
