@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from lorecast.jobs.submit import BEFORE_COMMAND, jobs_app, submit
+
 if TYPE_CHECKING:
     from lorecast.config import ExperimentConfig
     from lorecast.jobs.console import Console
@@ -37,6 +39,7 @@ knowledge_app = typer.Typer(help="What the knowledge store holds.")
 app.add_typer(knowledge_app, name="knowledge")
 factors_app = typer.Typer(help="Factor sets: what is asked about items and users.")
 app.add_typer(factors_app, name="factors")
+app.add_typer(jobs_app, name="jobs")
 
 Experiment = Annotated[
     list[str] | None,
@@ -409,6 +412,12 @@ def world_build(
 
         card = build(output, seed, on_progress=advance)
     console.result(f"wrote {output}: {card['parameters']:,} parameters", **card)
+
+
+app.command(
+    context_settings=BEFORE_COMMAND,
+    epilog="Example: `lorecast submit --address http://HEAD:8265 run mine.yaml`",
+)(submit)
 
 
 def main() -> None:

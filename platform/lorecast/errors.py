@@ -11,8 +11,9 @@ LorecastError                 exit code 1
 ├── EncodingError                       6   text encoder or vectors table
 ├── TrainingError                       7   a model could not be trained on this input
 ├── RegistryError                       8   MLflow: unreachable, unknown model or alias
+├── ServingError                        9   the HTTP endpoint could not start or answer
 ├── PromotionError                     10   the gate refused a challenger, or the champion changed
-└── ServingError                        9   the HTTP endpoint could not start or answer
+└── ClusterError                       11   no Ray cluster, no access to it, or a job it lost
 """
 
 
@@ -76,13 +77,19 @@ class RegistryError(LorecastError):
     exit_code = 8
 
 
+class ServingError(LorecastError):
+    """The endpoint could not be started."""
+
+    exit_code = 9
+
+
 class PromotionError(LorecastError):
     """The champion stays what it is."""
 
     exit_code = 10
 
 
-class ServingError(LorecastError):
-    """The endpoint could not be started."""
+class ClusterError(LorecastError):
+    """The Ray cluster does not answer, refuses the token, or cannot take or run the job."""
 
-    exit_code = 9
+    exit_code = 11

@@ -1,0 +1,43 @@
+"""The endpoint as Ray Serve builds it by itself: for its own YAML and KubeRay's RayService.
+
+import_path: lorecast.serve.application:build
+args: {experiment: [mine.yaml, compute.workspace=/mnt/lorecast/workspace]}
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+
+from lorecast.config import load_experiment
+from lorecast.lifecycle.mlflow_registry import open_registry
+from lorecast.lifecycle.registry import CHAMPION, model_name
+from lorecast.serve.deployment import bind
+from lorecast.serve.run import fetch
+
+
+class Arguments(BaseModel):
+    """What the YAML says under `args`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experiment: tuple[str, ...] = ()
+    """As on the command line: a file, then overrides. The workspace must be seen by all nodes."""
+    model: str | None = None
+    """models:/NAME@ALIAS or models:/NAME/NUMBER; none: the experiment's champion."""
+
+
+def build(arguments: Arguments) -> serve.Application:
+    """The application with the model that the registry names now."""
+    config = load_experiment(arguments.experiment)
+    reference = arguments.model or f"models:/{model_name(config)}@{CHAMPION}"
+    workspace = Path(config.compute.workspace).absolute()
+    folder, version = fetch(open_registry(config), reference, workspace)
+    serving = config.serving
+    return bind(
+        folder,
+        model_version=version,
+        max_items=serving.max_items,
+        replicas=serving.replicas,
+        gpus=serving.gpus,
+    )

@@ -1,0 +1,35 @@
+"""The application that Ray Serve builds from its YAML."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from lorecast.lifecycle.registry import InMemoryRegistry, RunRecord, enrol
+from lorecast.serve import application
+from lorecast.serve.application import Arguments, build
+from tests.small_bundle import write_small_bundle
+from tests.tiny_dataset import write_tiny_dataset
+
+
+def test_serves_the_champion_from_the_shared_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = write_small_bundle(tmp_path, write_tiny_dataset(tmp_path))
+    registry = InMemoryRegistry()
+    record = RunRecord(name="run", params={}, metrics={}, curves=[], tags={}, plots=[])
+    enrol(registry, "lorecast-films", bundle, record, "print-1")
+    monkeypatch.setattr(application, "open_registry", lambda _: registry)
+    shared = tmp_path / "shared"
+    words = ("name=films", f"compute.workspace={shared}", "serving.max_items=77")
+    built = build(Arguments(experiment=words))
+    folder, version, max_items, device = built._bound_deployment.init_args
+    assert (version, max_items, device) == ("lorecast-films/1", 77, "cpu")
+    assert folder.is_relative_to(shared)
+    assert build(Arguments(experiment=words, model="models:/lorecast-films/1")) is not None
+
+
+@pytest.mark.bad_input
+def test_unknown_argument_is_an_error() -> None:
+    with pytest.raises(ValidationError, match="modle"):
+        Arguments(**{"modle": "models:/films/1"})
