@@ -60,6 +60,7 @@ POINTS = {
     "4f": "sella_served",
     "4g": "sella_kill",
     "4h": "sella_bad_input",
+    "5a": "cluster_jobs",
     "5c": "promotion_gate",
 }
 
