@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from lorecast.lifecycle.registry import InMemoryRegistry, RunRecord, enrol
+from lorecast.lifecycle.history import enrol
+from lorecast.lifecycle.registry import InMemoryRegistry, RunRecord
 from lorecast.serve import application
 from lorecast.serve.application import Arguments, build
 from tests.small_bundle import write_small_bundle
