@@ -28,14 +28,14 @@ BAR = (
 )
 _BAR_AUC, _BAR_UAUC = 0.752, 0.690
 _PUBLISHED_7B = 0.7571
-_SEEDS = (0, 1, 2, 3, 4)
-_SEARCH_SEEDS = _SEEDS[:2]
+SEEDS = (0, 1, 2, 3, 4)
+_SEARCH_SEEDS = SEEDS[:2]
 _BACKBONES = ("din", "deepfm")
 _USUAL = (
     "model.mlp_hidden=[200,80]",
     "training.batch_size=1024",
 )
-_SETTINGS = (
+SETTINGS = (
     (
         *_USUAL,
         "model.dropout=0.0",
@@ -77,9 +77,9 @@ def measure() -> Outcome:
         _rows("base", {"base": ("model.item_field=false",)}),
         _rows("all_parameters", _KNOWLEDGE),
     )
-    searched = _grid((*bases, *augmented), _SEARCH_SEEDS).run()
+    searched = grid((*bases, *augmented), _SEARCH_SEEDS).run()
     chosen = [_best(rows, searched) for rows in (bases, augmented)]
-    found = _grid(tuple(chosen), _SEEDS).run()
+    found = grid(tuple(chosen), SEEDS).run()
     base, ours = (found[row.name] for row in chosen)
     scores = {row.name: [_scores(model) for model in found[row.name]] for row in chosen}
     test = {
@@ -126,7 +126,7 @@ def _rows(strategy: Strategy, kinds: dict[str, tuple[str, ...]]) -> tuple[Row, .
             (f"model.backbone={backbone}", *overrides, *setting),
         )
         for backbone, (kind, overrides), (number, setting) in product(
-            _BACKBONES, kinds.items(), enumerate(_SETTINGS)
+            _BACKBONES, kinds.items(), enumerate(SETTINGS)
         )
     )
 
@@ -140,9 +140,10 @@ def _best(rows: Sequence[Row], searched: dict[str, list[Artifact]]) -> Row:
     return max(rows, key=valid_auc)
 
 
-def _grid(rows: tuple[Row, ...], seeds: tuple[int, ...]) -> Grid:
-    place = (f"dataset.path={data() / 'collm-ml-1m'}",)
-    return Grid(ROOT / "configs" / "collm.yaml", place, rows, seeds)
+def grid(rows: tuple[Row, ...], seeds: tuple[int, ...], more: tuple[str, ...] = ()) -> Grid:
+    """These rows on the split; `more`: overrides of all of them."""
+    place = f"dataset.path={data() / 'collm-ml-1m'}"
+    return Grid(ROOT / "configs" / "collm.yaml", (place, *more), rows, seeds)
 
 
 def _scores(model: Artifact) -> dict[str, np.ndarray]:
