@@ -61,7 +61,8 @@ def _write(found: Mapping[str, _Found], deepfm: _Found) -> None:
     ]
     intro = (
         "`python -m benchmarks.collm_study`. CoLLM's split of MovieLens-1M "
-        "(33,891 / 10,401 / 7,331 samples), item texts of three language models, a history of 50 liked films, "
+        "(33,891 / 10,401 / 7,331 samples), item texts of three language models, a "
+        "history of 50 liked films, "
         f"{len(SEEDS)} seeds. All rows have one setting: {', '.join(SETTINGS[-1])}; validation "
         "chose it for DeepFM with texts among those of `3c`, and each row's epoch."
     )
