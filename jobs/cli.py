@@ -118,7 +118,7 @@ def plan(
     ] = _UTILISATION,
     as_json: Json = False,
 ) -> None:
-    """Say what generation would ask and cost, before a token is spent.
+    """Say what generation, or SeLLa-Rec, would take, before a token or a step is spent.
 
     Of an experiment with a section `sella`: what its stages would read, compute and hold in memory,
     before a step is trained and without the language model's weights.
