@@ -50,7 +50,14 @@ def run(
     check_protocol(trained.facts.get("protocol", "honest"))
 
     def make(bundle: Path) -> RunRecord:
-        write_bundle(bundle, trained, dataset, vectors, prestore=config.serving.prestore)
+        write_bundle(
+            bundle,
+            trained,
+            dataset,
+            vectors,
+            prestore=config.serving.prestore,
+            knowledge=knowledge.path if knowledge and config.serving.texts else None,
+        )
         epochs = json.loads((trained.path / "curves.json").read_text(encoding="utf-8"))
         return _record(config, trained, bundle, _FIGURES, epochs, knowledge)
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 import lorecast
 from lorecast.lifecycle.scorer import History, Scored, Scorer
+from lorecast.serve.page import add_page
 from lorecast.serve.schema import (
     ErrorAnswer,
     HealthAnswer,
@@ -92,6 +93,7 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
         """Answers once the model is loaded."""
         return HealthAnswer(**origin, status="ok")
 
+    add_page(app, lambda: (scorer, model_version), max_items=max_items)
     _describe_requests(app, max_items, scorer.rating_range, scorer.context_names)
     return app
 

@@ -29,7 +29,8 @@ def serve(
 ) -> None:
     """Answer HTTP requests with the experiment's champion until Ctrl-C.
 
-    POST /v1/score and /v1/rank, GET /v1/model and /healthz; /docs describes them.
+    POST /v1/score and /v1/rank, GET /v1/model and /healthz; /docs describes them. GET / is a page
+    that shows the model to a person.
 
     Examples: `lorecast serve` · `lorecast serve mine.yaml --port 8080` ·
     `lorecast serve --model models:/lorecast-world/3` · `lorecast serve --bundle FOLDER`

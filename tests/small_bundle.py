@@ -13,6 +13,7 @@ from lorecast.config import ModelConfig, Side
 from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
+from lorecast.knowledge.rows import KNOWLEDGE, SCHEMA
 from lorecast.lifecycle.bundle import write_bundle
 from lorecast.models.click_model import ClickModel
 from lorecast.models.feature_tables import feature_tables
@@ -55,6 +56,34 @@ def write_vectors(workspace: Path, dataset: Dataset) -> VectorsTable:
             chunks={side: [chunk._asdict() for chunk in chunks] for side, chunks in CHUNKS.items()},
         )
     return VectorsTable.open(spec.folder(workspace))
+
+
+def write_knowledge(workspace: Path, dataset: Dataset) -> Path:
+    """The texts of these vectors, as `generate` writes them; some also of chunks without a vector.
+
+    Returns the folder.
+    """
+    folder = workspace / "generate" / "tiny"
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = []
+    for side, chunks in CHUNKS.items():
+        ids = (dataset.items() if side == "item" else dataset.users())["id"].to_pylist()
+        for place, chunk in enumerate(chunks):
+            lines = {column.name: pa.nulls(len(ids), column.type) for column in SCHEMA}
+            lines |= {
+                "side": [side] * len(ids),
+                "row": range(1, len(ids) + 1),
+                "id": ids,
+                "field": [chunk.field] * len(ids),
+                "factor": [chunk.factor] * len(ids),
+                "chunk": [place] * len(ids),
+                "text": [f"{chunk.factor} of {side} {id_}, <b>bold</b>" for id_ in ids],
+                "status": ["refused", *["ok"] * (len(ids) - 1)],
+                "weight": [1.0] * len(ids),
+            }
+            tables.append(pa.table(lines).cast(SCHEMA))
+    pq.write_table(pa.concat_tables(tables).sort_by("row"), folder / KNOWLEDGE)
+    return folder
 
 
 def make_model(
@@ -114,13 +143,24 @@ def write_trained(
 
 
 def write_small_bundle(
-    workspace: Path, dataset: Dataset, *, knowledge: bool = True, seed: int = 0
+    workspace: Path,
+    dataset: Dataset,
+    *,
+    knowledge: bool = True,
+    texts: bool = False,
+    seed: int = 0,
 ) -> Path:
-    """The bundle of such a model; its folder."""
+    """The bundle of such a model, with its `texts` or without; its folder."""
     vectors = write_vectors(workspace, dataset) if knowledge else None
     model = make_model(dataset, vectors, seed)
     folder = workspace / "bundle"
-    write_bundle(folder, write_trained(workspace, model, dataset, vectors), dataset, vectors)
+    write_bundle(
+        folder,
+        write_trained(workspace, model, dataset, vectors),
+        dataset,
+        vectors,
+        knowledge=write_knowledge(workspace, dataset) if texts else None,
+    )
     return folder
 
 

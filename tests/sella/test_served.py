@@ -200,3 +200,13 @@ def _histories(dataset: Dataset, item_BL: Any, level_BL: Any) -> list[list[tuple
         [(f"i{row}", levels[level]) for row, level in zip(items, codes, strict=True) if row]
         for items, codes in zip(item_BL, level_BL, strict=True)
     ]
+
+
+def test_the_page_ranks_a_few_and_says_what_is_not_there(client: TestClient) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    words = " ".join(answer.text.split())
+    assert "language model" in words
+    assert "of 24 items that are not in this history, picked evenly from all" in words
+    assert "there is no version of it without" in words
+    assert "has no texts about items and users" in words

@@ -85,6 +85,9 @@ class ServingConfig(Section):
         description="a bundle holds what the extractor makes of each entity, instead of vectors; "
         "scores are the same",
     )
+    texts: Annotated[bool, EXECUTION] = Field(
+        True, description="a bundle holds the texts that its vectors stand for, which `GET /` shows"
+    )
     llm_mib: Annotated[float, EXECUTION] = Field(
         512.0,
         ge=0.0,

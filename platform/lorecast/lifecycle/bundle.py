@@ -8,6 +8,7 @@
     {item,user}_prestored.npy       what the extractor makes of each entity, float32 [rows + 1, I],
                                     beside the mask; the bare backbone has none of all these
     user_history_end.npy            how far the writer of the users' texts saw, see `leakage`
+    texts.parquet                   what was written, see `texts`; not all bundles have it
     check.json                      see `check_rows`
 
 One whose backbone is a class of the user's own names that class, and opens only where
@@ -38,6 +39,7 @@ from lorecast.encoding.vectors import HISTORY_END, VectorsTable
 from lorecast.errors import ArtifactError
 from lorecast.lifecycle.card import BundleCard, Kind, common_card, seal
 from lorecast.lifecycle.check_rows import write_check_rows
+from lorecast.lifecycle.texts import write_texts
 from lorecast.models.click_model import ClickModel
 from lorecast.models.feature_tables import feature_tables
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape
@@ -63,11 +65,13 @@ def write_bundle(
     vectors: VectorsTable | None,
     *,
     prestore: bool = False,
+    knowledge: Path | None = None,
 ) -> None:
     """Writes the bundle of a trained model to `folder`, which is made anew.
 
     `trained` is an output of `train` on `dataset` with `vectors` (none: the bare backbone);
-    `prestore` works out what depends on one entity alone, and leaves the vectors behind.
+    `prestore` works out what depends on one entity alone, and leaves the vectors behind;
+    `knowledge` is the artifact whose texts the bundle is to hold.
     """
     if folder.exists():
         shutil.rmtree(folder)
@@ -84,6 +88,8 @@ def write_bundle(
         for name in (*(_MASKS if prestore else _VECTORS), HISTORY_END.removesuffix(".npy")):
             if (vectors.path / f"{name}.npy").exists():
                 shutil.copyfile(vectors.path / f"{name}.npy", folder / f"{name}.npy")
+        if knowledge is not None:
+            write_texts(folder, knowledge, vectors)
     card: dict[str, Any] = {
         **common_card(Bundle.kind, dataset),
         "model": json.loads((trained.path / "model.json").read_text(encoding="utf-8")),

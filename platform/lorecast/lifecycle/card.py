@@ -17,8 +17,10 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Literal, Self, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from lorecast.artifacts import write_json
@@ -88,6 +90,16 @@ class BundleCard(ABC):
     def entities(self, side: Side) -> pa.Table:
         """Items (id, title) or users (id, recent history), with features, in row order."""
         return pq.read_table(self.path / f"{side}s.parquet")
+
+    def names(self, side: Side, row_N: NDArray[np.integer]) -> list[tuple[str, str]]:
+        """(id, title) of the entities in these rows, none of them 0; users are called by id."""
+        columns = ["id", "title" if side == "item" else "id"]
+        table = pq.read_table(self.path / f"{side}s.parquet", columns=sorted(set(columns)))
+        found = table.take(pa.array(row_N - 1))
+        ids, titles = (found[column].to_pylist() for column in columns)
+        return list(
+            zip(ids, (title or id_ for id_, title in zip(ids, titles, strict=True)), strict=True)
+        )
 
 
 def kind_of(folder: str | Path) -> Kind:

@@ -132,7 +132,7 @@ class Scorer(ABC):
         user_row_B = self.rows("user", user_ids)
         item_row_B = self.rows("item", item_ids)
         if histories is None:
-            item_BL, level_BL = self._recent_item_UL[user_row_B], self._recent_level_UL[user_row_B]
+            item_BL, level_BL = self.recent(user_row_B)
         else:
             item_BL, level_BL = self._histories(histories)
         context_BK = np.zeros((len(user_ids), len(self.context_names)), np.int32)
@@ -194,6 +194,13 @@ class Scorer(ABC):
             score_N=scored.score_N[best],
             unknown=scored.unknown,
         )
+
+    def recent(
+        self, user_row_B: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The histories in the model of users by row: item rows and rating levels, newest last,
+        padded on the left: [B, L] each."""
+        return self._recent_item_UL[user_row_B], self._recent_level_UL[user_row_B]
 
     def rows(self, side: Side, ids: Sequence[Id]) -> NDArray[np.int32]:
         """The rows of ids, 0 where unknown."""

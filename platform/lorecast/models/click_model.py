@@ -5,7 +5,7 @@ Shapes: B batch, C chunks of knowledge.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Self, cast
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,11 @@ _EXTRACTORS: dict[str, Callable[[ModelConfig, KnowledgeShape, FieldCounts], Extr
     "mean": chunk_mean,
 }
 """Name in the experiment to module."""
+
+
+Without = Literal["texts", "extractor"]
+"""What a model is asked to do without: `texts`, as if nothing were written about anybody;
+`extractor`, the backbone alone (injected form only)."""
 
 
 class ClickModel(nn.Module):
@@ -232,16 +237,20 @@ class ClickModel(nn.Module):
         found = {side: EntityMeans.of(self._vectors, side) for side in sides}
         self._means = {side: means for side, means in found.items() if means is not None}
 
-    def forward(self, batch: Batch) -> Tensor:
-        """logit_B. Raises TrainingError if the backbone gives something else."""
-        fields = self._fields(batch)
+    def forward(self, batch: Batch, *, without: Without | None = None) -> Tensor:
+        """logit_B; `without` part of the model, if given. Raises TrainingError if the backbone
+        gives something else."""
+        fields = self._fields(batch, without)
         added_B1: Tensor | None = None
-        if self._injection == "residual":
+        told = batch if without is None else _of_nobody(batch)
+        if without == "extractor":
+            assert self._injection, "a pooled backbone relies on its extractor"
+        elif self._injection == "residual":
             assert isinstance(self.extractor, KSER)
-            fields = self.extractor.shift(fields, self._known(batch))
+            fields = self.extractor.shift(fields, self._known(told))
         elif self.extractor:
             asking = self.asking(batch) if self.asking else fields
-            extra_BXE, _ = self.extractor(asking, self._known(batch))
+            extra_BXE, _ = self.extractor(asking, self._known(told))
             if self.join is None:
                 fields = fields.with_extra(extra_BXE)
             elif self._injection == "widen":
@@ -259,10 +268,15 @@ class ClickModel(nn.Module):
         asking = self.asking(batch) if self.asking else self._fields(batch)
         return self.extractor.gates(asking, self._known(batch))
 
-    def _fields(self, batch: Batch) -> Fields:
+    def _fields(self, batch: Batch, without: Without | None = None) -> Fields:
         """The features' fields and, of items, the one from their texts."""
-        fields: Fields = self.features(batch, self._field_of_items if self.item_field else None)
+        from_texts = self._field_of_items if without is None else self._field_of_nobody
+        fields: Fields = self.features(batch, from_texts if self.item_field else None)
         return fields
+
+    def _field_of_nobody(self, row_U: Tensor) -> Tensor:
+        """field_UE of items without texts."""
+        return self._field_of_items(row_U.new_zeros(1)).expand(len(row_U), -1)
 
     def _field_of_items(self, row_U: Tensor) -> Tensor:
         """field_UE of distinct items."""
@@ -304,6 +318,12 @@ class ClickModel(nn.Module):
             else gather_side(self._vectors, side, rows[side])
             for side in self.knowledge.sides
         }
+
+
+def _of_nobody(batch: Batch) -> Batch:
+    """The batch with the rows that have no texts."""
+    nobody_B = torch.zeros_like(batch.item_row_B)
+    return replace(batch, item_row_B=nobody_B, user_row_B=nobody_B)
 
 
 def _join(config: ModelConfig, inputs: int) -> nn.Module:
