@@ -96,7 +96,7 @@ def open_block(batch: Mapping[str, Any], error: type[LorecastError]) -> pa.Table
         marks.write(b".")
     if attempts.stat().st_size > _MAX_ATTEMPTS:
         raise error(
-            f"the model's process ended {_MAX_ATTEMPTS} times over the same texts, as it does "
+            f"the model's process ended {_MAX_ATTEMPTS} times over the same block, as it does "
             "when memory runs out; use a smaller model or batch, or a larger machine"
         )
     return pq.read_table(path)

@@ -344,6 +344,56 @@ def history(experiment: Experiment = None, as_json: Json = False) -> None:
     promoting.history(*_open(experiment, as_json))
 
 
+@app.command(
+    epilog="Examples: `lorecast score mine.yaml --pairs pairs.parquet` · "
+    "`lorecast score mine.yaml --top 100 --out best`"
+)
+def score(
+    experiment: Experiment = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet or CSV file, or a folder of them, with a user and an item a row; columns "
+            "of the model's contexts count",
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="instead: every user's so many best items")
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="table with the candidates of --top; default: all items")
+    ] = None,
+    user_column: Annotated[
+        str | None, typer.Option(help="column of the user's id; default: as in the dataset")
+    ] = None,
+    item_column: Annotated[
+        str | None, typer.Option(help="column of the item's id; default: as in the dataset")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="models:/NAME@ALIAS or models:/NAME/NUMBER; default: the champion"),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="a bundle's folder instead of a registered model")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="new folder for a copy of the scores")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score many pairs, or rank the catalogue for every user, without a server.
+
+    The scores are those of `lorecast serve`, as Parquet with `user_known` and `item_known`. A run
+    that was interrupted goes on where it was; compute.scorers actors work side by side.
+    """
+    from lorecast.jobs import score as scoring
+    from lorecast.jobs import score_input
+
+    config, console = _open(experiment, as_json)
+    columns = score_input.columns_of(config, user_column, item_column)
+    job = score_input.Job(pairs=pairs, top=top, items=items, columns=columns)
+    scoring.run(config, job, console, model=model, bundle=bundle, out=out)
+
+
 @app.command(epilog="Example: `lorecast init ./tables --output mine.yaml`")
 def init(
     path: Annotated[Path, typer.Argument(help="folder with Parquet or CSV tables")],

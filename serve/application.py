@@ -11,9 +11,8 @@ from ray import serve
 
 from lorecast.config import load_experiment
 from lorecast.lifecycle.mlflow_registry import open_registry
-from lorecast.lifecycle.registry import CHAMPION, model_name
+from lorecast.lifecycle.registry import champion_of, fetch
 from lorecast.serve.deployment import bind
-from lorecast.serve.run import fetch
 
 
 class Arguments(BaseModel):
@@ -30,7 +29,7 @@ class Arguments(BaseModel):
 def build(arguments: Arguments) -> serve.Application:
     """The application with the model that the registry names now."""
     config = load_experiment(arguments.experiment)
-    reference = arguments.model or f"models:/{model_name(config)}@{CHAMPION}"
+    reference = arguments.model or champion_of(config)
     workspace = Path(config.compute.workspace).absolute()
     folder, version = fetch(open_registry(config), reference, workspace)
     serving = config.serving

@@ -15,7 +15,7 @@ from pathlib import Path
 from lorecast.config import ExperimentConfig, ServingConfig
 from lorecast.errors import ServingError
 from lorecast.lifecycle.card import BundleCard
-from lorecast.lifecycle.registry import CHAMPION, Registry, model_name, parse_reference
+from lorecast.lifecycle.registry import champion_of, fetch
 from lorecast.lifecycle.scorer import Scorer
 
 APPLICATION = "lorecast"
@@ -35,7 +35,7 @@ def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | No
         check_port(config.serving)
     folder, version = (bundle, None) if bundle else _fetch(config, model)
     opened = Scorer.load(folder).bundle  # a replica's own failure would be hard to read
-    version = version or f"bundle-{opened.fingerprints['model'][:8]}"
+    version = version or opened.version
     with _ray(config):
         start(opened, version, config.serving)
         try:
@@ -44,17 +44,6 @@ def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | No
         except KeyboardInterrupt:
             _say("stopping")
             _drain()
-
-
-def fetch(registry: Registry, reference: str, workspace: Path) -> tuple[Path, str]:
-    """(bundle folder, NAME/NUMBER): the alias is resolved once, then the number is loaded."""
-    version = registry.resolve(*parse_reference(reference))
-    name = f"{version.model}-{version.number}-{version.run_id[:8]}"
-    folder = workspace / "serve" / name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        registry.download(version, folder)
-    return folder, str(version)
 
 
 def check_port(serving: ServingConfig) -> None:
@@ -99,11 +88,8 @@ def start(bundle: BundleCard, model_version: str, serving: ServingConfig) -> Non
 def _fetch(config: ExperimentConfig, model: str | None) -> tuple[Path, str]:
     from lorecast.lifecycle.mlflow_registry import open_registry
 
-    return fetch(
-        open_registry(config),
-        model or f"models:/{model_name(config)}@{CHAMPION}",
-        Path(config.compute.workspace).absolute(),
-    )
+    workspace = Path(config.compute.workspace).absolute()
+    return fetch(open_registry(config), model or champion_of(config), workspace)
 
 
 def _cluster(config: ExperimentConfig) -> str | None:

@@ -11,7 +11,7 @@ LorecastError                 exit code 1
 ├── EncodingError                       6   text encoder or vectors table
 ├── TrainingError                       7   a model could not be trained on this input
 ├── RegistryError                       8   MLflow: unreachable, unknown model or alias
-├── ServingError                        9   the HTTP endpoint could not start or answer
+├── ServingError                        9   scorers could not start or answer, over HTTP or offline
 ├── PromotionError                     10   the gate refused a challenger, or the champion changed
 └── ClusterError                       11   no Ray cluster, no access to it, or a job it lost
 """
@@ -78,7 +78,7 @@ class RegistryError(LorecastError):
 
 
 class ServingError(LorecastError):
-    """The endpoint could not be started."""
+    """Scorers could not be started or kept alive."""
 
     exit_code = 9
 

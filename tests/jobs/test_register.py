@@ -18,8 +18,8 @@ from lorecast.jobs.console import Console
 from lorecast.jobs.pipeline import Trained
 from lorecast.lifecycle.bundle import Bundle
 from lorecast.lifecycle.mlflow_registry import open_registry
+from lorecast.lifecycle.registry import fetch
 from lorecast.lifecycle.scorer import Scorer
-from lorecast.serve.run import fetch
 from tests.sella.small_sella import write_sella
 from tests.sella.tiny_llm import write_tiny_llm
 from tests.small_bundle import make_model, write_trained, write_vectors

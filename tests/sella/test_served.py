@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
@@ -16,6 +17,7 @@ from lorecast.data.batches import load_samples
 from lorecast.data.dataset import Dataset
 from lorecast.errors import ArtifactError, InputError
 from lorecast.lifecycle.bundle import Bundle
+from lorecast.lifecycle.offline import PairColumns, score_pairs
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.sella.language import AnsweringModel
 from lorecast.serve.app import create_app
@@ -210,3 +212,15 @@ def test_the_page_ranks_a_few_and_says_what_is_not_there(client: TestClient) -> 
     assert "of 24 items that are not in this history, picked evenly from all" in words
     assert "there is no version of it without" in words
     assert "has no texts about items and users" in words
+
+
+def test_scores_offline_as_when_served(scorer: Scorer) -> None:
+    users = ["u9", "u3", "u9", "nobody"] * 5
+    pairs = pa.table({"user_id": users, "item_id": ITEMS})
+    scored, counts = score_pairs(scorer, pairs, PairColumns(user="user_id", item="item_id"))
+    one_by_one = [
+        scorer.candidates(user, [item]).score_N[0] for user, item in zip(users, ITEMS, strict=True)
+    ]
+    np.testing.assert_allclose(scored["score"], one_by_one, rtol=0, atol=1e-6)
+    assert np.ptp(one_by_one) > 1e-3
+    assert counts.unknown == {"user": 5, "item": 0}

@@ -127,6 +127,10 @@ class ComputeConfig(Section):
     )
     encoders: Annotated[Positive, EXECUTION] = Field(1, description="text encoder actors")
     encoder_gpus: Annotated[float, EXECUTION] = Field(0.0, ge=0.0, description="GPUs an encoder")
+    scorers: Annotated[Positive | None, EXECUTION] = Field(
+        None, description="actors of `lorecast score`; default: one a core of this machine"
+    )
+    scorer_gpus: Annotated[float, EXECUTION] = Field(0.0, ge=0.0, description="GPUs a scorer")
     train_workers: Annotated[Positive, EXECUTION] = Field(1, description="data-parallel workers")
     checkpoint_s: Annotated[float, EXECUTION] = Field(
         60.0, ge=0.0, description="least time between two checkpoints of a training"

@@ -87,6 +87,11 @@ class BundleCard(ABC):
             "metrics": card["metrics"],
         }
 
+    @property
+    def version(self) -> str:
+        """What it is called where no registry has numbered it."""
+        return f"bundle-{self.fingerprints['model'][:8]}"
+
     def entities(self, side: Side) -> pa.Table:
         """Items (id, title) or users (id, recent history), with features, in row order."""
         return pq.read_table(self.path / f"{side}s.parquet")

@@ -130,6 +130,22 @@ def parse_reference(text: str) -> tuple[str, str | int]:
     )
 
 
+def champion_of(config: ExperimentConfig) -> str:
+    """The reference to an experiment's champion."""
+    return f"models:/{model_name(config)}@{CHAMPION}"
+
+
+def fetch(registry: Registry, reference: str, workspace: Path) -> tuple[Path, str]:
+    """(bundle folder, NAME/NUMBER): the alias is resolved once, then the number is loaded."""
+    version = registry.resolve(*parse_reference(reference))
+    name = f"{version.model}-{version.number}-{version.run_id[:8]}"
+    folder = workspace / "serve" / name
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        registry.download(version, folder)
+    return folder, str(version)
+
+
 def unknown_model(uri: str, model: str, known: Sequence[str]) -> RegistryError:
     """The error for a name that `uri` does not have."""
     names = f"there are: {', '.join(sorted(known))}" if known else "it has none yet"

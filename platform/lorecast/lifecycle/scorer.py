@@ -131,13 +131,24 @@ class Scorer(ABC):
         assert len(user_ids) == len(item_ids), "one item a user"
         user_row_B = self.rows("user", user_ids)
         item_row_B = self.rows("item", item_ids)
+        context_BK = None if contexts is None else self.context_codes(contexts)
         if histories is None:
-            item_BL, level_BL = self.recent(user_row_B)
-        else:
-            item_BL, level_BL = self._histories(histories)
-        context_BK = np.zeros((len(user_ids), len(self.context_names)), np.int32)
-        if contexts is not None:
-            context_BK = self.context_codes(contexts)
+            return self.score_rows(user_row_B, item_row_B, context_BK)
+        if context_BK is None:
+            context_BK = self._no_context(len(user_ids))
+        item_BL, level_BL = self._histories(histories)
+        return self._probabilities(user_row_B, item_row_B, item_BL, level_BL, context_BK)
+
+    def score_rows(
+        self,
+        user_row_B: NDArray[np.int32],
+        item_row_B: NDArray[np.int32],
+        context_BK: NDArray[np.int32] | None = None,
+    ) -> Scores:
+        """As `score`, of the rows of pairs and codes of contexts; histories are the recent ones."""
+        if context_BK is None:
+            context_BK = self._no_context(len(user_row_B))
+        item_BL, level_BL = self.recent(user_row_B)
         return self._probabilities(user_row_B, item_row_B, item_BL, level_BL, context_BK)
 
     def candidates(
@@ -221,6 +232,9 @@ class Scorer(ABC):
         for place, (name, code) in enumerate(self._context_code.items()):
             codes_BK[:, place] = [code.get(str(c[name]), 0) if name in c else 0 for c in contexts]
         return codes_BK
+
+    def _no_context(self, num_pairs: int) -> NDArray[np.int32]:
+        return np.zeros((num_pairs, len(self.context_names)), np.int32)
 
     def _unknown_items(self, ids: Iterable[Id]) -> tuple[Id, ...]:
         return tuple(item for item in ids if str(item) not in self._item_row)
