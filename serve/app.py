@@ -5,7 +5,7 @@ share; every refusal is 4xx with one sentence in `error`. Scoring runs on the ev
 pool took longer for one client and gave no more to eight (100 candidates, one torch thread).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -18,6 +18,7 @@ from lorecast.lifecycle.scorer import History, Scored, Scorer
 from lorecast.serve.page import add_page
 from lorecast.serve.schema import (
     ErrorAnswer,
+    FollowAnswer,
     HealthAnswer,
     HistoryEntry,
     ModelAnswer,
@@ -34,10 +35,17 @@ _COMPONENT = "#/components/schemas/{model}"
 R = TypeVar("R", ScoreRequest, RankRequest)
 
 
-def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI:
+def create_app(
+    scorer: Scorer,
+    *,
+    model_version: str,
+    max_items: int,
+    follows: Callable[[], FollowAnswer] | None = None,
+) -> FastAPI:
     """The application, answering in the name of `model_version`.
 
-    A request may hold at most `max_items` candidates and as many history entries.
+    A request may hold at most `max_items` candidates and as many history entries. `follows` tells
+    how the registry is followed, as of now.
     """
     app = FastAPI(
         title="lorecast",
@@ -86,7 +94,7 @@ def create_app(scorer: Scorer, *, model_version: str, max_items: int) -> FastAPI
     @app.get("/v1/model")
     async def model() -> ModelAnswer:
         """What is being served."""
-        return card
+        return card if follows is None else card.model_copy(update={"follows": follows()})
 
     @app.get("/healthz")
     async def healthz() -> HealthAnswer:

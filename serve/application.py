@@ -11,8 +11,9 @@ from ray import serve
 
 from lorecast.config import load_experiment
 from lorecast.lifecycle.mlflow_registry import open_registry
-from lorecast.lifecycle.registry import champion_of, fetch
+from lorecast.lifecycle.registry import champion_of
 from lorecast.serve.deployment import bind
+from lorecast.serve.following import Follow, Target
 
 
 class Arguments(BaseModel):
@@ -27,16 +28,14 @@ class Arguments(BaseModel):
 
 
 def build(arguments: Arguments) -> serve.Application:
-    """The application with the model that the registry names now."""
+    """The application with the model that the registry names now, and from then on if by alias."""
     config = load_experiment(arguments.experiment)
     reference = arguments.model or champion_of(config)
     workspace = Path(config.compute.workspace).absolute()
-    folder, version = fetch(open_registry(config), reference, workspace)
-    serving = config.serving
+    registry = open_registry(config)
     return bind(
-        folder,
-        model_version=version,
-        max_items=serving.max_items,
-        replicas=serving.replicas,
-        gpus=serving.gpus,
+        Target.named(registry, reference, workspace),
+        config.serving,
+        tolerance=config.promotion.parity,
+        follow=Follow.of(config, registry, reference, workspace),
     )

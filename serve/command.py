@@ -29,6 +29,9 @@ def serve(
 ) -> None:
     """Answer HTTP requests with the experiment's champion until Ctrl-C.
 
+    `lorecast promote` and `lorecast rollback` are followed without a pause; a version that is named
+    by its number, or a bundle, stays.
+
     POST /v1/score and /v1/rank, GET /v1/model and /healthz; /docs describes them. GET / is a page
     that shows the model to a person.
 

@@ -1,44 +1,136 @@
 """The Ray Serve deployment: each replica loads the bundle and answers HTTP itself."""
 
-from pathlib import Path
+import asyncio
+from typing import Any
 
 import torch
-from fastapi import FastAPI
 from ray import serve
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
-from lorecast.lifecycle.scorer import Scorer
+from lorecast.config import ServingConfig
 from lorecast.serve.app import create_app
+from lorecast.serve.following import LOG, Follow, Target
+from lorecast.serve.overload import RETRY_AFTER_S
+from lorecast.serve.schema import FollowAnswer
+from lorecast.serve.swapping import Swap, ready
+from lorecast.serve.watcher import TICK_S, News, bind_watcher
 
-_MAX_ONGOING_REQUESTS = 64
-"""A replica's, waiting ones included."""
+_NEWS_TIMEOUT_S = 10.0
+_SCALING = {
+    "metrics_interval_s": 1.0,
+    "look_back_period_s": 5.0,
+    "upscale_delay_s": 3.0,
+    "downscale_delay_s": 60.0,
+}
+"""Up within seconds, since requests wait; down after a minute, since load that left may return."""
 
 
 class ScorerReplica:
     """One process that scores, with one thread: replicas are what adds cores."""
 
-    def __init__(self, bundle: Path, model_version: str, max_items: int, device: str) -> None:
+    def __init__(
+        self,
+        first: Target,
+        serving: ServingConfig,
+        tolerance: float,
+        watcher: DeploymentHandle | None,
+    ) -> None:
         torch.set_num_threads(1)
-        self._scorer = Scorer.load(bundle, device)
-        self._scorer.warm_up()
-        self._model_version = model_version
-        self._max_items = max_items
+        self._first = first
+        self._serving = serving
+        self._tolerance = tolerance
+        self._watcher = watcher
+        self._trouble: str | None = None
+        self._following: asyncio.Task[None] | None = None
 
-    def __serve_build_asgi_app__(self) -> FastAPI:  # Ray Serve calls it after __init__
+    async def __serve_build_asgi_app__(self) -> ASGIApp:  # Ray Serve calls it after __init__
+        first = self._first
+        if self._watcher is not None and (news := await self._ask(first.version, None)):
+            first = news.wanted
+        self._swap = Swap(self._load, first)
+        if self._watcher is not None:
+            self._following = asyncio.create_task(self._follow())
+        return self._swap
+
+    def _load(self, target: Target) -> ASGIApp:
+        """The application of a bundle; may run beside the one that answers."""
+        device = "cuda" if self._serving.gpus else "cpu"
         return create_app(
-            self._scorer, model_version=self._model_version, max_items=self._max_items
+            ready(target, device, self._tolerance),
+            model_version=target.version,
+            max_items=self._serving.max_items,
+            follows=self._state if self._watcher is not None else None,
+        )
+
+    def check_health(self) -> None:
+        """Runs where requests do, so a replica that is stuck is found, too, and replaced."""
+        if self._following is not None and self._following.done():
+            raise RuntimeError("the registry is not followed any more")
+
+    async def _follow(self) -> None:
+        assert self._watcher is not None
+        while True:
+            await asyncio.sleep(TICK_S)
+            serving = self._swap.version
+            if news := await self._ask(serving, self._swap.trouble):
+                await self._swap.follow(news.wanted)
+                if self._swap.version != serving:
+                    self._watcher.swapped.remote(self._swap.version)
+
+    async def _ask(self, serving: str, trouble: str | None) -> News | None:
+        """What is wanted; none while the watcher does not answer, as after the loss of its node."""
+        assert self._watcher is not None
+        try:
+            news: News = await asyncio.wait_for(
+                self._watcher.news.remote(serving, trouble), _NEWS_TIMEOUT_S
+            )
+        except Exception as error:  # Ray's errors share no base but this
+            told, self._trouble = self._trouble, f"the watcher does not answer: {error!r}"
+            if told != self._trouble:
+                LOG.error(f"{serving} goes on: {self._trouble}")
+            return None
+        self._trouble = news.trouble
+        return news
+
+    def _state(self) -> FollowAnswer:
+        return FollowAnswer(
+            swaps=self._swap.swaps,
+            failures=self._swap.failures,
+            trouble=self._swap.trouble or self._trouble,
         )
 
 
+def _num_replicas(serving: ServingConfig) -> dict[str, Any]:
+    if serving.max_replicas is None:
+        return {"num_replicas": serving.replicas}
+    scaling = AutoscalingConfig(
+        min_replicas=serving.replicas,
+        max_replicas=serving.max_replicas,
+        target_ongoing_requests=serving.target_ongoing,
+        **_SCALING,
+    )
+    return {"autoscaling_config": scaling}
+
+
 def bind(
-    bundle: Path, *, model_version: str, max_items: int, replicas: int, gpus: float = 0.0
+    first: Target, serving: ServingConfig, *, tolerance: float, follow: Follow | None
 ) -> serve.Application:
-    """The application for `serve.run`. `bundle` must be readable where replicas run."""
+    """The application for `serve.run`.
+
+    `first` must be readable where replicas run, and so must be what `follow` downloads. Scores of
+    check rows may be off by `tolerance`.
+    """
     deployment = serve.deployment(
         serve.ingress()(ScorerReplica),
         name="scorer",
-        num_replicas=replicas,
-        ray_actor_options={"num_gpus": gpus},
-        max_ongoing_requests=_MAX_ONGOING_REQUESTS,
+        ray_actor_options={"num_gpus": serving.gpus},
+        max_ongoing_requests=serving.max_ongoing,
+        max_queued_requests=serving.max_queued,
+        backpressure_config=BackpressureConfig(retry_after_s=RETRY_AFTER_S),
         max_constructor_retry_count=1,
+        **_num_replicas(serving),
     )
-    return deployment.bind(bundle.absolute(), model_version, max_items, "cuda" if gpus else "cpu")
+    watcher: Any = None if follow is None else bind_watcher(follow, first)
+    return deployment.bind(first, serving, tolerance, watcher)

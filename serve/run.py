@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,20 @@ from pathlib import Path
 from lorecast.config import ExperimentConfig, ServingConfig
 from lorecast.errors import ServingError
 from lorecast.lifecycle.card import BundleCard
-from lorecast.lifecycle.registry import champion_of, fetch
+from lorecast.lifecycle.registry import champion_of
 from lorecast.lifecycle.scorer import Scorer
+from lorecast.serve import overload
+from lorecast.serve.following import Follow, Target
 
 APPLICATION = "lorecast"
 _OBJECT_STORE_BYTES = 200 << 20
 _DRAIN_TIMEOUT_S = 10.0
+_TELL_S = 2.0
+_ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # Ray's 15 lets whatever else runs here delay answers
+    overload.VARIABLE: overload.IMPORT_PATH,
+}
+"""Of a Ray that is started here, unless the user set them."""
 
 
 def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | None = None) -> None:
@@ -33,14 +42,17 @@ def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | No
         raise ServingError("--model and --bundle name two models: give one of them")
     if not _cluster(config):
         check_port(config.serving)
-    folder, version = (bundle, None) if bundle else _fetch(config, model)
-    opened = Scorer.load(folder).bundle  # a replica's own failure would be hard to read
-    version = version or opened.version
+    if bundle is None:
+        first, follow = _registered(config, model)
+        opened = Scorer.load(first.folder).bundle  # a replica's own failure would be hard to read
+    else:
+        opened, follow = Scorer.load(bundle.absolute()).bundle, None
+        first = Target(folder=opened.path, version=opened.version)
     with _ray(config):
-        start(opened, version, config.serving)
+        start(first, config.serving, tolerance=config.promotion.parity, follow=follow)
         try:
-            _announce(opened, version, config.serving)
-            threading.Event().wait()
+            _announce(opened, first.version, config.serving)
+            _tell(follow)
         except KeyboardInterrupt:
             _say("stopping")
             _drain()
@@ -61,7 +73,9 @@ def check_port(serving: ServingConfig) -> None:
             ) from None
 
 
-def start(bundle: BundleCard, model_version: str, serving: ServingConfig) -> None:
+def start(
+    first: Target, serving: ServingConfig, *, tolerance: float, follow: Follow | None = None
+) -> None:
     """Starts the endpoint on the Ray this process is connected to; returns once it answers."""
     from ray import serve
 
@@ -72,24 +86,21 @@ def start(bundle: BundleCard, model_version: str, serving: ServingConfig) -> Non
     http = {"host": serving.host, "port": serving.port}
     try:
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
-        application = bind(
-            bundle.path,
-            model_version=model_version,
-            max_items=serving.max_items,
-            replicas=serving.replicas,
-            gpus=serving.gpus,
-        )
+        application = bind(first, serving, tolerance=tolerance, follow=follow)
         serve.run(application, name=APPLICATION, logging_config=quiet)
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise ServingError(f"the endpoint did not start: {reason}") from error
 
 
-def _fetch(config: ExperimentConfig, model: str | None) -> tuple[Path, str]:
+def _registered(config: ExperimentConfig, model: str | None) -> tuple[Target, Follow | None]:
     from lorecast.lifecycle.mlflow_registry import open_registry
 
+    registry = open_registry(config)
+    reference = model or champion_of(config)
     workspace = Path(config.compute.workspace).absolute()
-    return fetch(open_registry(config), model or champion_of(config), workspace)
+    first = Target.named(registry, reference, workspace)
+    return first, Follow.of(config, registry, reference, workspace)
 
 
 def _cluster(config: ExperimentConfig) -> str | None:
@@ -105,12 +116,14 @@ def _ray(config: ExperimentConfig) -> Iterator[None]:
     """
     import ray
 
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if address := _cluster(config):
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(
             address="local",
-            num_cpus=max(8, config.serving.replicas + 4),
+            num_cpus=max(8, (config.serving.max_replicas or config.serving.replicas) + 4),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             logging_level=logging.ERROR,
@@ -148,6 +161,24 @@ def _announce(bundle: BundleCard, version: str, serving: ServingConfig) -> None:
     body = shlex.quote(json.dumps({"user_id": user, "k": 5}))
     _say(f"serving {version} at {url}  ({url}/docs describes it; Ctrl-C ends it)")
     _say(f"try: curl -s {url}/v1/rank -H 'content-type: application/json' -d {body}")
+
+
+def _tell(follow: Follow | None) -> None:
+    """Prints what the watcher says, for ever."""
+    if follow is None:
+        threading.Event().wait()
+    from ray import serve
+    from ray.exceptions import RayError
+
+    watcher, told = serve.get_deployment_handle("watcher", APPLICATION), 0
+    while True:
+        time.sleep(_TELL_S)
+        try:
+            told, lines = watcher.said.remote(told).result(timeout_s=_TELL_S)
+        except (RayError, TimeoutError):
+            continue
+        for line in lines:
+            _say(line)
 
 
 def _say(text: str) -> None:

@@ -129,6 +129,14 @@ class RankAnswer(_Answer):
     unknown: Unknown
 
 
+class FollowAnswer(BaseModel):
+    """How the replica that answers follows the registry."""
+
+    swaps: int = Field(description="versions that took over since it started")
+    failures: int = Field(description="attempts to load another version that failed")
+    trouble: str | None = Field(description="why the version that is wanted does not serve yet")
+
+
 class ModelAnswer(_Answer):
     """What is being served."""
 
@@ -146,6 +154,9 @@ class ModelAnswer(_Answer):
     context: list[str] = Field(description="what a request's `context` may name")
     max_items: int = Field(description="most candidates a request may hold")
     metrics: dict[str, dict[str, float]] = Field(description="by split")
+    follows: FollowAnswer | None = Field(
+        None, description="null: a fixed version, whatever the registry says"
+    )
 
 
 class HealthAnswer(_Answer):

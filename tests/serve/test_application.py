@@ -24,10 +24,13 @@ def test_serves_the_champion_from_the_shared_workspace(
     shared = tmp_path / "shared"
     words = ("name=films", f"compute.workspace={shared}", "serving.max_items=77")
     built = build(Arguments(experiment=words))
-    folder, version, max_items, device = built._bound_deployment.init_args
-    assert (version, max_items, device) == ("lorecast-films/1", 77, "cpu")
-    assert folder.is_relative_to(shared)
-    assert build(Arguments(experiment=words, model="models:/lorecast-films/1")) is not None
+    first, serving, _, watcher = built._bound_deployment.init_args
+    assert (first.version, serving.max_items) == ("lorecast-films/1", 77)
+    assert first.folder.is_relative_to(shared)
+    follow, _ = watcher._bound_deployment.init_args
+    assert follow.reference == "models:/lorecast-films@champion"
+    fixed = build(Arguments(experiment=words, model="models:/lorecast-films/1"))
+    assert fixed._bound_deployment.init_args[-1] is None
 
 
 @pytest.mark.bad_input

@@ -1,7 +1,6 @@
 """The endpoint on a real Ray Serve, and the command around it."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,10 +16,9 @@ import pytest
 
 from lorecast.config import ExperimentConfig, ServingConfig, load_config
 from lorecast.errors import ServingError
-from lorecast.lifecycle.history import enrol
-from lorecast.lifecycle.registry import InMemoryRegistry, RunRecord
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.serve import run
+from lorecast.serve.following import Target
 from tests.free_port import free_port
 from tests.small_bundle import write_small_bundle
 from tests.tiny_dataset import write_tiny_dataset
@@ -47,7 +45,7 @@ def test_answers_over_http_on_loopback_only(ray_cluster: None, bundle: Path) -> 
     serving = ServingConfig(port=free_port())
     items = [f"i{n}" for n in range(1, 41)]
     try:
-        run.start(scorer.bundle, "films/3", serving)
+        run.start(Target(folder=bundle, version="films/3"), serving, tolerance=1e-4)
         with httpx.Client(base_url=f"http://127.0.0.1:{serving.port}") as client:
             answer = client.post("/v1/score", json={"user_id": "u4", "item_ids": items})
             refused = client.post("/v1/score", content=b" " * (8 << 20))
@@ -110,16 +108,3 @@ def test_taken_port_is_named_before_anything_starts(bundle: Path, taken: int) ->
 def test_two_models_are_one_too_many(bundle: Path) -> None:
     with pytest.raises(ServingError, match="give one"):
         run.run(ExperimentConfig(), model="models:/films/3", bundle=bundle)
-
-
-def test_fetches_a_version_once(tmp_path: Path, bundle: Path) -> None:
-    registry = InMemoryRegistry()
-    record = RunRecord(name="run", params={}, metrics={}, curves=[], tags={}, plots=[])
-    source = tmp_path / "source"
-    shutil.copytree(bundle, source)
-    enrol(registry, "films", source, record, "print-1")
-    folder, version = run.fetch(registry, "models:/films@champion", tmp_path)
-    assert version == "films/1"
-    assert Scorer.load(folder).bundle.strategy == "all_parameters"
-    shutil.rmtree(source)
-    assert run.fetch(registry, "models:/films/1", tmp_path) == (folder, version)

@@ -76,9 +76,34 @@ class ServingConfig(Section):
 
     host: Annotated[str, EXECUTION] = Field("127.0.0.1", description="address to bind")
     port: Annotated[int, EXECUTION] = Field(8000, ge=1, le=65535, description="TCP port")
-    replicas: Annotated[Positive, EXECUTION] = Field(1, description="scorer processes")
+    replicas: Annotated[Positive, EXECUTION] = Field(
+        1, description="scorer processes; with max_replicas the fewest"
+    )
+    max_replicas: Annotated[Positive | None, EXECUTION] = Field(
+        None,
+        description="most scorer processes, of which the load decides; none: their number is fixed",
+    )
+    target_ongoing: Annotated[float, EXECUTION] = Field(
+        4.0,
+        gt=0.0,
+        description="with max_replicas: requests under way a replica from which another is started",
+    )
+    max_ongoing: Annotated[Positive, EXECUTION] = Field(
+        32, description="requests a replica takes at once; it scores one after the other"
+    )
+    max_queued: Annotated[Positive, EXECUTION] = Field(
+        64,
+        description="requests that wait when all replicas are full; more are refused with 503 and "
+        "Retry-After",
+    )
     max_items: Annotated[Positive, EXECUTION] = Field(
         10_000, description="most candidates a request may hold"
+    )
+    follow_s: Annotated[float, EXECUTION] = Field(
+        5.0,
+        ge=0.0,
+        description="seconds between two looks at the alias that is served, whose new version then "
+        "takes over without a pause; 0: what was loaded first stays",
     )
     prestore: Annotated[bool, EXECUTION] = Field(
         True,
@@ -97,6 +122,15 @@ class ServingConfig(Section):
     gpus: Annotated[float, EXECUTION] = Field(
         0.0, ge=0.0, description="GPUs a replica, for a language model; 0: it runs on the CPU"
     )
+
+    @model_validator(mode="after")
+    def _at_most_is_no_less_than_at_least(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"serving.max_replicas is {self.max_replicas}, less than the {self.replicas} of "
+                "serving.replicas, which always run"
+            )
+        return self
 
 
 class ComputeConfig(Section):
