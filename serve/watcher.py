@@ -14,7 +14,7 @@ from lorecast.serve.following import Follow, Follower, Target
 
 TICK_S = 1.0
 _MAX_ONGOING_REQUESTS = 1000
-_LINES = 100
+_LINES, _RECENT = 100, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Watcher:
     async def news(self, serving: str, trouble: str | None) -> News:
         """For a replica that serves the version `serving` and has this trouble with the next."""
         if trouble:
-            self._say(f"{serving} goes on: {trouble}")
+            self._complain(f"{serving} goes on: {trouble}")
         return News(wanted=self._follower.wanted, trouble=self._follower.trouble)
 
     async def swapped(self, serving: str) -> None:
@@ -62,13 +62,17 @@ class Watcher:
         while True:
             await asyncio.to_thread(self._follower.look)
             if self._follower.trouble:
-                self._say(f"{self._serving} goes on: {self._follower.trouble}")
+                self._complain(f"{self._serving} goes on: {self._follower.trouble}")
             await asyncio.sleep(TICK_S)
 
+    def _complain(self, line: str) -> None:
+        """Several replicas, each in its own second, have the same trouble: it is said once."""
+        if line not in list(self._said)[-_RECENT:]:
+            self._say(line)
+
     def _say(self, line: str) -> None:
-        if not self._said or self._said[-1] != line:
-            self._said.append(line)
-            self._num_said += 1
+        self._said.append(line)
+        self._num_said += 1
 
 
 def bind_watcher(follow: Follow, first: Target) -> serve.Application:
