@@ -27,8 +27,11 @@ from lorecast.config.schema import (
     ServingConfig,
     TrainingConfig,
 )
+from lorecast.config.search import SearchConfig
+from lorecast.config.searching import Search, load_search
 from lorecast.config.section import Side, Strategy, TrainingProtocol
 from lorecast.config.sella import AlignConfig, GuideConfig, PromptConfig, SellaConfig, TuneConfig
+from lorecast.config.spaces import Space
 
 __all__ = [
     "AlignConfig",
@@ -53,9 +56,12 @@ __all__ = [
     "PromptConfig",
     "RegistryConfig",
     "RerankingConfig",
+    "Search",
+    "SearchConfig",
     "SellaConfig",
     "ServingConfig",
     "Side",
+    "Space",
     "SplitConfig",
     "Strategy",
     "TrainingConfig",
@@ -66,4 +72,5 @@ __all__ = [
     "dump_config",
     "load_config",
     "load_experiment",
+    "load_search",
 ]

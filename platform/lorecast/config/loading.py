@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lorecast.config.schema import ExperimentConfig
+from lorecast.config.spaces import Space, find_spaces, sections_in
 from lorecast.errors import ConfigError
 
 
@@ -17,20 +18,17 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
     Raises ConfigError naming the file and the key.
     """
-    document = {} if path is None else _read_yaml(Path(path))
-    origin = "the default experiment" if path is None else str(path)
-    for override in overrides:
-        _apply(document, override)
-    try:
-        return ExperimentConfig.model_validate(document)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: {_explain(error)}") from None
+    document, origin = read_document(path, overrides)
+    for key in spaces_of(document, origin):
+        raise ConfigError(
+            f"{origin}: {key} is a search space: run `lorecast tune`, or give one value"
+        )
+    return validated(document, origin)
 
 
 def load_experiment(words: Sequence[str]) -> ExperimentConfig:
     """The experiment a command line names: `[CONFIG] [KEY=VALUE]...`."""
-    named = bool(words) and "=" not in words[0]
-    return load_config(words[0] if named else None, words[named:])
+    return load_config(*named(words))
 
 
 def dump_config(config: ExperimentConfig) -> str:
@@ -44,21 +42,13 @@ def describe_fields(model: type[BaseModel] = ExperimentConfig) -> Iterator[tuple
     A key of a list's entries reads `list[kind].key`.
     """
     for name, field in model.model_fields.items():
-        sections = list(_sections(field.annotation))
+        sections = list(sections_in(field.annotation))
         if sections != [field.annotation]:  # a value, or sections that may be absent or many
             yield name, _show_default(field), field.description or ""
         for section in sections:
             place = name if len(sections) == 1 else f"{name}[{_kind(section)}]"
             for key, default, text in describe_fields(section):
                 yield f"{place}.{key}", default, text
-
-
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections inside an annotation such as `A | None` or `tuple[A | B, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _sections(argument)
 
 
 def _kind(section: type[BaseModel]) -> str:
@@ -72,6 +62,36 @@ def _show_default(field: Any) -> str:
     if isinstance(default, tuple):
         return str([getattr(v, "name", v) for v in default])
     return "none" if default is None else str(default)
+
+
+def named(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """The file and the overrides among the words of a command line."""
+    has_file = bool(words) and "=" not in words[0]
+    return (words[0] if has_file else None), words[has_file:]
+
+
+def read_document(path: str | Path | None, overrides: Iterable[str]) -> tuple[dict[str, Any], str]:
+    """The document with its overrides, and what to call it."""
+    document = {} if path is None else _read_yaml(Path(path))
+    for override in overrides:
+        _apply(document, override)
+    return document, "the default experiment" if path is None else str(path)
+
+
+def spaces_of(document: Mapping[str, Any], origin: str) -> dict[str, Space]:
+    """As `find_spaces`; the error names the file."""
+    try:
+        return find_spaces(document)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+
+
+def validated(document: Mapping[str, Any], origin: str) -> ExperimentConfig:
+    """The experiment in a document. Raises ConfigError naming file and key."""
+    try:
+        return ExperimentConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_explain(error)}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

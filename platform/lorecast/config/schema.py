@@ -12,6 +12,7 @@ from lorecast.config.knowledge import EncodingConfig, KnowledgeConfig
 from lorecast.config.model import WITH_MLP, ModelConfig
 from lorecast.config.promotion import PromotionConfig
 from lorecast.config.reranking import RerankingConfig
+from lorecast.config.search import SearchConfig
 from lorecast.config.section import EXECUTION, Positive, Section, Strategy, TrainingProtocol
 from lorecast.config.sella import SellaConfig
 
@@ -179,6 +180,11 @@ class ComputeConfig(Section):
         False, description="torch.compile in training; half a minute to start, pays for long ones"
     )
     train_gpus: Annotated[bool, EXECUTION] = Field(False, description="one GPU a training worker")
+    tune_trials: Annotated[Positive | None, EXECUTION] = Field(
+        None,
+        description="trials of a search at once; default: as many as this machine's cores allow at "
+        "compute.threads each",
+    )
     threads: Annotated[Positive | None, EXECUTION] = Field(
         None, description="torch threads a process; default: in training 1, else an even share"
     )
@@ -193,6 +199,7 @@ class ExperimentConfig(Section):
     encoding: EncodingConfig = Field(EncodingConfig(), description="texts to vectors")
     model: ModelConfig = Field(ModelConfig(), description="backbone and extractor")
     training: TrainingConfig = Field(TrainingConfig(), description="strategies and schedule")
+    tune: SearchConfig = Field(SearchConfig(), description="the search of `lorecast tune`")
     reranking: RerankingConfig = Field(RerankingConfig(), description="lists and their re-ranker")
     sella: SellaConfig | None = Field(
         None, description="present: a language model that recommends is trained, instead of `model`"
