@@ -255,6 +255,23 @@ def train(experiment: Experiment = None, plan: PlanOnly = False, as_json: Json =
 
 
 @app.command(
+    epilog="Example: `lorecast tune mine.yaml "
+    "'training.learning_rate={loguniform: [1e-4, 1e-2]}' tune.trials=30`"
+)
+def tune(experiment: Experiment = None, as_json: Json = False) -> None:
+    """Search for values that the experiment leaves open; train and register the best model.
+
+    A search space stands in the value's place: loguniform, uniform or int [LOW, HIGH], or choice
+    [A, B, ...]. The validation part decides. An interrupted search goes on.
+    """
+    from lorecast.config import load_search
+    from lorecast.jobs import tune as tuning
+    from lorecast.jobs.console import Console
+
+    tuning.run(load_search(experiment or []), Console(as_json=as_json))
+
+
+@app.command(
     epilog="Example: `lorecast evaluate mine.yaml training.seeds=[0,1,2] "
     "--arm 'hein: model.extractor=hein training.strategies=[all_parameters]'`"
 )

@@ -72,6 +72,15 @@ class Pipeline:
     def register(self) -> Artifact:
         return self._registered
 
+    def with_model(self, config: ExperimentConfig) -> "Pipeline":
+        """The stages of an experiment that differs in its sections `model` and `training` alone:
+        what is prepared, generated and encoded is taken over."""
+        other = Pipeline(config, self.console)
+        for stage in ("_prepared", "_generated", "_encoded"):
+            if stage in self.__dict__:
+                other.__dict__[stage] = self.__dict__[stage]
+        return other
+
     @property
     def dataset(self) -> Dataset:
         return Dataset.open(self._prepared.path)

@@ -62,7 +62,7 @@ def submit(
     ]
     file = None
     if "experiment" in given:
-        warnings += upload.check_experiment(experiment or [])
+        warnings += upload.check_experiment(experiment or [], searched=words[0] == "tune")
         if experiment and "=" not in experiment[0]:
             file = Path(experiment[0])
             words[words.index(experiment[0])] = file.name

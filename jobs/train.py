@@ -22,7 +22,7 @@ from lorecast.training.recipe import CHOSEN_ON_TEST, Recipe
 from lorecast.training.transfer import extractor_source
 
 STAGE = "train"
-_THREADS = 1
+THREADS = 1
 """A click model gains little from more, and loses several times over beside a busy neighbour."""
 
 
@@ -65,11 +65,11 @@ def run_recipes(
 ) -> list[Artifact]:
     """As `run_all`, for models that differ in more than strategy and seed."""
     workspace = Path(config.compute.workspace)
-    recipes = [_with_local_backbone(config, recipe, dataset) for recipe in recipes]
-    specs = [_spec(config.name, recipe, dataset, vectors) for recipe in recipes]
+    recipes = [with_local_backbone(config, recipe, dataset) for recipe in recipes]
+    specs = [spec_of(config.name, recipe, dataset, vectors) for recipe in recipes]
     # Backbones come before what is built on them.
     bases = [r.base for r in recipes if r.is_injected and not r.is_pretrained]
-    wanted = [(recipe, _spec(config.name, recipe, dataset, None)) for recipe in bases]
+    wanted = [(recipe, spec_of(config.name, recipe, dataset, None)) for recipe in bases]
     wanted += zip(recipes, specs, strict=True)
     once = {spec.fingerprint: (recipe, spec) for recipe, spec in wanted}
     missing = [(recipe, spec) for recipe, spec in once.values() if find(workspace, spec) is None]
@@ -86,7 +86,8 @@ def run_recipes(
     return [Artifact.open(spec.folder(workspace)) for spec in specs]
 
 
-def _spec(name: str, recipe: Recipe, dataset: Dataset, vectors: VectorsTable | None) -> StageSpec:
+def spec_of(name: str, recipe: Recipe, dataset: Dataset, vectors: VectorsTable | None) -> StageSpec:
+    """The artifact that training `recipe` makes."""
     inputs = {"dataset": dataset.fingerprint}
     if recipe.uses_knowledge:
         assert vectors is not None, "a model with knowledge needs vectors"
@@ -99,7 +100,7 @@ def _spec(name: str, recipe: Recipe, dataset: Dataset, vectors: VectorsTable | N
 
         inputs["base"] = Pretrained.open(Path(str(recipe.training.backbone_from))).fingerprint
     elif recipe.is_injected:
-        inputs["base"] = _spec(name, recipe.base, dataset, None).fingerprint
+        inputs["base"] = spec_of(name, recipe.base, dataset, None).fingerprint
     return StageSpec(
         stage=STAGE, name=f"{name}-{recipe.label}", identity=recipe.identity(), inputs=inputs
     )
@@ -118,7 +119,7 @@ def _train(
         "dataset": dataset.path.resolve(),
         "vectors": vectors and vectors.path.resolve(),
         "missing": [
-            (recipe, spec, _base_folder(config, recipe, dataset)) for recipe, spec in missing
+            (recipe, spec, base_folder(config, recipe, dataset)) for recipe, spec in missing
         ],
         "threads": config.compute.threads,
         "checkpoint_s": config.compute.checkpoint_s,
@@ -128,7 +129,7 @@ def _train(
     run_workers(_work, task, config.compute, console, name=STAGE)
 
 
-def _base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> Path | None:
+def base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> Path | None:
     """Where the backbone lies, or will lie, that an extractor acts on; or the model whose extractor
     is used."""
     if recipe.is_transfer and recipe.model.extractor_from is not None:
@@ -138,10 +139,10 @@ def _base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> 
     if not recipe.is_injected:
         return None
     workspace = Path(config.compute.workspace).resolve()
-    return _spec(config.name, recipe.base, dataset, None).folder(workspace)
+    return spec_of(config.name, recipe.base, dataset, None).folder(workspace)
 
 
-def _with_local_backbone(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> Recipe:
+def with_local_backbone(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> Recipe:
     """The recipe with `training.backbone_from` as a folder that holds what fits, if it has one."""
     if not recipe.is_pretrained:
         return recipe
@@ -166,7 +167,7 @@ def _work(task: Mapping[str, Any]) -> None:
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(task["threads"] or _THREADS)
+    torch.set_num_threads(task["threads"] or THREADS)
     device = ray.train.torch.get_device()
     wire = Wire(task["mailbox"] if rank == 0 else None)
     dataset = Dataset.open(task["dataset"])
@@ -203,7 +204,7 @@ def _work(task: Mapping[str, Any]) -> None:
             recipe,
             model,
             of_protocol,
-            checkpoints=Checkpoints(_checkpoint(workspace, spec), task["checkpoint_s"]),
+            checkpoints=Checkpoints(checkpoint_of(workspace, spec), task["checkpoint_s"]),
             compiles=task["compiles"],
             on_rows=lambda rows: wire.advance(rows * world, **figures),
             on_epoch=lambda epoch: figures.update(
@@ -219,9 +220,9 @@ def _work(task: Mapping[str, Any]) -> None:
             trained = fit(recipe, spec, base)
             assert trained is not None, "rank 0 measures"
             draft.facts.update(write(draft.path, trained, splits[recipe.protocol], dataset))
-        _checkpoint(workspace, spec).unlink(missing_ok=True)
+        checkpoint_of(workspace, spec).unlink(missing_ok=True)
 
 
-def _checkpoint(workspace: Path, spec: StageSpec) -> Path:
+def checkpoint_of(workspace: Path, spec: StageSpec) -> Path:
     """Where a training that is under way keeps what it needs to go on."""
     return workspace / STAGE / ".checkpoints" / f"{spec.fingerprint}.safetensors"

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lorecast.config import ExperimentConfig, load_experiment
+from lorecast.config import ExperimentConfig, load_experiment, load_search
 from lorecast.config.own_code import is_own
 from lorecast.errors import ClusterError, ConfigError
 
@@ -85,12 +85,14 @@ def pack(experiment: Path | None, folder: Path, limit_bytes: int = LIMIT_BYTES) 
     return Upload(wheel, working_dir, sizes)
 
 
-def check_experiment(words: Sequence[str]) -> list[str]:
+def check_experiment(words: Sequence[str], *, searched: bool = False) -> list[str]:
     """Warnings about what the cluster will not find, each naming its key.
+
+    `searched`: the experiment holds search spaces.
 
     Raises ConfigError if the experiment is wrong, or its workspace would be lost with the job.
     """
-    config = load_experiment(words)
+    config = load_search(words).config if searched else load_experiment(words)
     workspace = config.compute.workspace
     if not Path(workspace).is_absolute():
         raise ConfigError(

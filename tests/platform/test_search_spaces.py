@@ -1,4 +1,4 @@
-"""Search spaces in the experiment file: what they read as, where they may stand, what others say."""
+"""Search spaces: what they read as, where they may stand, what other commands say of them."""
 
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ def test_spaces_stand_where_their_values_would(tmp_path: Path) -> None:
     assert (found.training.epochs, found.training.patience) == (7, 2)
     assert (found.model.dropout, found.model.mlp_hidden) == (0.1, (64,))
     assert found.model.kser.gate_hidden == 77
-    again = Space.parse("k", *next(iter(search.spaces[0].as_document().items())))
-    assert again.values == search.spaces[0].values
+    written = {"training": {"learning_rate": search.spaces[0].as_document()}}
+    assert find_spaces(written) == {"training.learning_rate": search.spaces[0]}
 
 
 def test_a_value_replaces_a_space_and_a_space_a_value(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def _with(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
         *parents, leaf = key.split(".")
         node: Any = changed
         for parent in parents:
-            node = node[int(parent) if isinstance(node, list) else parent]
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
         node[leaf] = value
     return changed
 

@@ -13,7 +13,7 @@ compared, for how long, or where they come from.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -24,7 +24,7 @@ from lorecast.config.section import EXECUTION
 from lorecast.errors import ConfigError
 
 Kind = Literal["uniform", "loguniform", "int", "choice"]
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+KINDS: Final[Sequence[Kind]] = get_args(Kind)
 
 _SEARCHED: Final = ("model", "training")
 _GIVEN: Final = ("training.strategies", "training.seeds", "training.epochs", "training.protocol")
@@ -41,7 +41,7 @@ class Space:
     """The options of a choice; otherwise the two ends."""
 
     @classmethod
-    def parse(cls, key: str, kind: str, values: Any) -> "Space":
+    def parse(cls, key: str, kind: Kind, values: Any) -> "Space":
         """Raises ConfigError if this is no space, naming the key."""
         if kind == "choice":
             if not isinstance(values, list) or len(values) < 2:
@@ -61,7 +61,6 @@ class Space:
             raise ConfigError(f"{key}: {kind} takes [LOW, HIGH] with LOW < HIGH (got {values!r})")
         if kind == "loguniform" and low <= 0:
             raise ConfigError(f"{key}: loguniform takes ends above 0 (got {values!r})")
-        assert kind in ("uniform", "loguniform", "int")
         return cls(key, kind, (low, high))
 
     def as_document(self) -> dict[str, list[Any]]:
@@ -114,10 +113,10 @@ def _find(
     if not isinstance(node, Mapping):
         return
     if len(node) == 1 and not any(name in s.model_fields for s in sections for name in node):
-        (kind, values), *_ = node.items()
-        if kind in KINDS:
-            yield Space.parse(".".join(path), kind, values)
-            return
+        for kind in KINDS:
+            if kind in node:
+                yield Space.parse(".".join(path), kind, node[kind])
+                return
     for name, child in node.items():
         fields = [s.model_fields[name] for s in sections if name in s.model_fields]
         below = tuple(s for field in fields for s in sections_in(field.annotation))

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _MODEL_CODE = Path(__file__).with_name("pyfunc.py")
 _MODEL, _BUNDLE = "model", "bundle"
 _SEAL = "lorecast.fingerprint"
+_PARENT = "mlflow.parentRunId"
+"""MLflow's own tag, by which its pages nest runs."""
 _ARTIFACTS = "mlartifacts"
 """Folder of a new experiment's files beside a SQLite store; a server has a place of its own."""
 _CONNECT_TIMEOUT_S = 5.0
@@ -228,10 +230,9 @@ class MLflowRegistry:
         """A new run that holds `run`; it ends with the block, FAILED on an error."""
         if (database := self._database()) is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
+        tags = {**run.tags, **({_PARENT: run.parent} if run.parent else {})}
         with self._client(create=True) as client:
-            info = client.create_run(
-                self._experiment_id(client), run_name=run.name, tags=dict(run.tags)
-            ).info
+            info = client.create_run(self._experiment_id(client), run_name=run.name, tags=tags).info
             try:
                 _log(client, info.run_id, run)
                 yield client, info

@@ -32,6 +32,8 @@ class RunRecord:
     """Metrics of each epoch, in order."""
     tags: Mapping[str, str]
     plots: Sequence[Path]
+    parent: str | None = None
+    """Id of the run that it is a part of."""
 
 
 @dataclass(frozen=True, kw_only=True)

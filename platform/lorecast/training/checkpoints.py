@@ -50,6 +50,13 @@ class Checkpoints:
     every_s: float
     """Least time between two, in seconds."""
 
+    def epochs(self) -> list[dict[str, Any]]:
+        """The finished epochs in the checkpoint, as plain values; none without one."""
+        if not self.path.exists():
+            return []
+        with safe_open(self.path, framework="pt") as file:
+            return Progress(**json.loads(file.metadata()[_STATE])).epochs
+
     def save(
         self,
         progress: Progress,

@@ -1,5 +1,6 @@
 """What a search has found: its trials, the best first."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -58,11 +59,16 @@ def lines(trials: Sequence[Trial], *, most: int | None = None) -> list[dict[str,
             "valid AUC": f"{trial.best_auc:.4f}" if trial.valid_auc else "–",
             "trial": str(trial.number),
             "epochs": str(len(trial.valid_auc)),
-            "": trial.ending,
+            "end": trial.ending,
             **{key: show(value) for key, value in trial.values.items()},
         }
         for trial in ranked(trials)[:most]
     ]
+
+
+def as_override(value: Any) -> str:
+    """A value as `key=value` takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def show(value: Any) -> str:

@@ -1,7 +1,9 @@
 """The samples of an experiment as tensors in memory, checked before anything is trained on them."""
 
-from dataclasses import dataclass
-from typing import Self
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +19,10 @@ from lorecast.errors import TrainingError
 from lorecast.knowledge.leakage import check_no_leak
 from lorecast.models.inputs import Batch
 from lorecast.training.metrics import Metrics
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+"""Samples by the names of their tensors."""
+_LABEL: Final = "label_B"
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,21 @@ class Labelled:
                 "needed: check dataset.positive_rating or the label column"
             )
         return cls(Batch.of(samples), torch.from_numpy(samples.label_B.astype("float32")))
+
+    def arrays(self) -> Arrays:
+        """What `from_arrays` takes, sharing the memory."""
+        rows = {field.name: getattr(self.rows, field.name) for field in fields(self.rows)}
+        arrays = {name: rows_B.numpy() for name, rows_B in rows.items() if rows_B is not None}
+        return {**arrays, _LABEL: self.label_B.numpy()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """The samples in these arrays, whose memory they share; it may be read-only."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        label_B = tensors.pop(_LABEL)
+        return cls(Batch(**tensors), label_B)
 
     def metrics(self, probability_B: NDArray[np.float32]) -> Metrics:
         """How well these probabilities fit the samples."""
