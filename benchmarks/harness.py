@@ -62,6 +62,7 @@ POINTS = {
     "4h": "sella_bad_input",
     "5a": "cluster_jobs",
     "5c": "promotion_gate",
+    "5d": "serving_race",
     "5n": "offline_scoring",
     "5j": "page",
 }

@@ -64,8 +64,9 @@ def drive(driver: str, folder: Path, job: Any) -> Any:
     return json.loads(run([str(_HERE / driver), str(folder), json.dumps(job)]).splitlines()[-1])
 
 
-def run(arguments: Sequence[str], cwd: Path | None = None) -> str:
-    """What the peers' interpreter prints, with one thread and without a GPU.
+def run(arguments: Sequence[str], cwd: Path | None = None, path: str | None = None) -> str:
+    """What the peers' interpreter prints, with one thread and without a GPU; `path` is where it
+    finds further modules.
 
     Raises InputError if its variable names no program, RuntimeError with what it said if it fails.
     """
@@ -73,6 +74,8 @@ def run(arguments: Sequence[str], cwd: Path | None = None) -> str:
     if not os.access(python, os.X_OK):
         raise InputError(f"{PYTHON}: {python} cannot be run; see benchmarks/peers/README.md")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | _ONE_THREAD
+    if path is not None:
+        environment["PYTHONPATH"] = path
     done = subprocess.run(
         [python, *arguments],
         cwd=cwd,

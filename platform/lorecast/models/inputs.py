@@ -115,7 +115,7 @@ class History:
         share_BL = self.mask_BL / self.mask_BL.sum(1, keepdim=True).clamp(min=1)
         share_B1L = share_BL[:, None]
         item_BK = torch.bmm(share_B1L, _rows(self.item_UK, self.place_BL)).squeeze(1)
-        share_BR = share_BL.new_zeros(len(share_BL), len(self.rating_RE))
+        share_BR = share_BL.new_zeros(share_BL.shape[0], self.rating_RE.shape[0])
         share_BR = share_BR.scatter_add(1, self.level_BL, share_BL)
         mean_BJ = torch.cat([item_BK, share_BR @ self.rating_RE], dim=1)
         if self.shift_BJ is None:
