@@ -32,7 +32,9 @@ _WORKER = "ray::RayTrainWorker"
 _TIMEOUT_S = 900
 _STAGE = "sella-guide"
 _DONE = ("prepare", "tune", "vectors", "align")
+_SPLIT = "dataset.split.test=0.1"
 _OVERRIDES = (
+    _SPLIT,
     "compute.threads=1",
     "compute.checkpoint_s=0",
     "training.seeds=[0]",
@@ -42,6 +44,7 @@ _OVERRIDES = (
     "sella.tune.rows=1000",
     "sella.tune.checks=1",
     "sella.guide.rows=4000",
+    "sella.guide.epochs=1",
     "sella.guide.batch_size=64",
     "sella.guide.checks=1",
 )
@@ -51,7 +54,7 @@ _Process = subprocess.Popen[bytes]
 
 
 def measure() -> Outcome:
-    prepared = dataset_of(world()).path
+    prepared = dataset_of(world(("sella",), _SPLIT)).path
     scratch = ROOT / "workspace" / "sella-kill"
     shutil.rmtree(scratch, ignore_errors=True)
     try:

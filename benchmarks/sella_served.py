@@ -34,9 +34,11 @@ def measure() -> Outcome:
         experiment = [
             str(_ROOT / "configs" / "world-sella.yaml"),
             f"compute.workspace={folder}",
+            "dataset.split.test=0.1",
             "sella.methods=[sella]",
             "sella.tune.rows=2000",
             "sella.guide.rows=2000",
+            "sella.guide.epochs=1",
             "sella.valid_rows=1000",
         ]
         subprocess.run([LORECAST, "run", *experiment], check=True)

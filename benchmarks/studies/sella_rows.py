@@ -27,7 +27,7 @@ ABLATIONS: tuple[Method, ...] = (
     "one_stage",
 )
 WORLD_SEEDS, COLLM_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2)
-THREADS = 2
+THREADS = 1
 BUDGET = (
     "sella.tune.rows=20000",
     "sella.guide.rows=16000",
