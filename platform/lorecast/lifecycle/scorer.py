@@ -98,7 +98,8 @@ class Scorer(ABC):
         level_BL: NDArray[np.int32],
         context_BK: NDArray[np.int32],
     ) -> Scores:
-        """Of rows, [B]; histories by item rows and codes of ratings, newest last, 0 is padding."""
+        """Of rows, [B]; histories by item rows and codes of ratings, newest last, 0 is padding. One
+        history stands for all rows."""
 
     def warm_up(self) -> None:
         """Does once what a first request would wait for."""
@@ -172,8 +173,8 @@ class Scorer(ABC):
         score_N = self._probabilities(
             np.full(N, user_row),
             item_row_N,
-            item_1L.repeat(N, axis=0),
-            level_1L.repeat(N, axis=0),
+            item_1L,
+            level_1L,
             context_1K.repeat(N, axis=0),
         )
         unknown = Unknown(

@@ -51,6 +51,11 @@ class YesNoScorer(Scorer):
         level_BL: NDArray[np.int32],
         context_BK: NDArray[np.int32],  # noqa: ARG002
     ) -> Scores:
+        if len(item_BL) < len(item_row_B):
+            item_BL, level_BL = (
+                np.broadcast_to(of_all, (len(item_row_B), of_all.shape[1]))
+                for of_all in (item_BL, level_BL)
+            )
         liked_BL = self._liked_K[level_BL] if self.bundle.rates_histories else item_BL > 0
         rows = PromptRows(
             user_row_B=user_row_B,

@@ -272,7 +272,9 @@ class ClickModel(nn.Module):
         """The features' fields and, of items, the one from their texts."""
         from_texts = self._field_of_items if without is None else self._field_of_nobody
         fields: Fields = self.features(batch, from_texts if self.item_field else None)
-        return fields
+        if isinstance(self.backbone, DIN) and self._injection != "residual":
+            return fields  # takes one history for all
+        return replace(fields, history=fields.history.of_each(len(batch)))
 
     def _field_of_nobody(self, row_U: Tensor) -> Tensor:
         """field_UE of items without texts."""

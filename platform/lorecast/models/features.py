@@ -66,8 +66,7 @@ class FeatureEmbedding(nn.Module):
     def forward(self, batch: Batch, item_field: Callable[[Tensor], Tensor] | None = None) -> Fields:
         """The batch's fields. `item_field`: rows of distinct items to one more field of each,
         field_UE; it must be zero for row 0."""
-        row_BP = torch.cat([batch.item_row_B[:, None], batch.history_item_BL], dim=1)
-        row_U, place_BP = self._distinct(row_BP, few=item_field is not None)
+        row_U, place_B, place_BL = self._places(batch, few=item_field is not None)
         code_UV, code_BV = self._items.codes(row_U), self._users.codes(batch.user_row_B)
         # One look-up for all: each has a gradient as large as the table.
         codes = [code_UV, self._rating_codes, code_BV, *self._context(batch)]
@@ -84,10 +83,10 @@ class FeatureEmbedding(nn.Module):
             extra_BXE = torch.cat([extra_BXE, *context], dim=1)
         item_UK = item_UNE.flatten(1)
         return Fields(
-            target_BNE=item_UK.index_select(0, place_BP[:, 0]).view(-1, *item_UNE.shape[1:]),
+            target_BNE=item_UK.index_select(0, place_B).view(-1, *item_UNE.shape[1:]),
             history=History(
                 item_UK=item_UK,
-                place_BL=place_BP[:, 1:],
+                place_BL=place_BL,
                 rating_RE=rating_RE,
                 level_BL=batch.history_rating_BL.long(),
                 mask_BL=batch.history_item_BL > 0,
@@ -95,6 +94,20 @@ class FeatureEmbedding(nn.Module):
             extra_BXE=extra_BXE,
             user_row_B=batch.user_row_B,
         )
+
+    def _places(self, batch: Batch, *, few: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+        """(row_U, place_B, place_BL): items, and where targets and steps of histories stand."""
+        target_B, history_BL = batch.item_row_B, batch.history_item_BL
+        if history_BL.shape[0] == target_B.shape[0]:
+            row_U, place_BP = self._distinct(torch.cat([target_B[:, None], history_BL], 1), few=few)
+            return row_U, place_BP[:, 0], place_BP[:, 1:]
+        row_U = torch.cat([target_B, history_BL[0]])
+        if few:
+            row_U, place_U = torch.unique(row_U, return_inverse=True)
+        else:  # to look an item up twice costs less than to find that it occurs twice
+            place_U = torch.arange(len(row_U), device=row_U.device)
+        place_B, place_L = place_U.split([len(target_B), history_BL.shape[1]])
+        return row_U, place_B, place_L[None]
 
     def _distinct(self, row_BP: Tensor, *, few: bool) -> tuple[Tensor | None, Tensor]:
         """(row_U, place_BP): items, each once, and where each place's is.

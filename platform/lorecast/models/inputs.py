@@ -25,7 +25,7 @@ class Batch:
     user_row_B: Tensor
     item_row_B: Tensor
     history_item_BL: Tensor
-    """Newest last; 0 pads."""
+    """Newest last; 0 pads. One row stands for all samples: those of one user's candidates."""
     history_rating_BL: Tensor
     """Rating levels from 1; 0 pads."""
     context_BC: Tensor | None = None
@@ -50,7 +50,8 @@ class Batch:
 
     def slice(self, start: int, stop: int) -> Self:
         """The samples from `start` to before `stop`, as views."""
-        return self._each(lambda rows: rows[start:stop])
+        num = len(self)
+        return self._each(lambda rows: rows[start:stop] if len(rows) == num else rows)
 
     def to(self, device: torch.device) -> Self:
         """The same batch on `device`."""
@@ -71,7 +72,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class History:
-    """A batch's histories: each step the fields of an item and of a rating, in a row.
+    """A batch's histories: each step the fields of an item and of a rating, in a row. Of one user's
+    candidates a single history, B = 1, which stands for all.
 
     They are kept as places in two small tables, so that whatever is linear in a step is worked out
     once a row of the tables instead of once a step. J = M·E is a step's width, K = N·E an item's.
@@ -121,6 +123,15 @@ class History:
         if self.shift_BJ is None:
             return mean_BJ
         return mean_BJ + self.shift_BJ * self.mask_BL.any(1, keepdim=True)
+
+    def of_each(self, num_samples: int) -> "History":
+        """The same with a row a sample, where one history stands for all."""
+        return replace(
+            self,
+            place_BL=self.place_BL.expand(num_samples, -1),
+            level_BL=self.level_BL.expand(num_samples, -1),
+            mask_BL=self.mask_BL.expand(num_samples, -1),
+        )
 
     def shifted(self, shift_BJ: Tensor) -> "History":
         """The same histories, every real step moved by its sample's shift."""

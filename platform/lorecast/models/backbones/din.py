@@ -43,7 +43,7 @@ class TargetAttention(nn.Module):
     """Sum of the steps, each times MLP([q, h, q−h, q∘h]); no softmax, as published.
 
     With W = [Wq, Wh, Wd, Wp] the first layer is (Wq + Wd)q + (Wh − Wd)h + Wp(q∘h): the same
-    function without the (B, L, 4W) tensor.
+    function without the (B, L, 4W) tensor. One row of steps may stand for all queries.
     """
 
     def __init__(self, width: int, hidden: Sequence[int]) -> None:
@@ -65,6 +65,8 @@ class TargetAttention(nn.Module):
     ) -> Tensor:
         """interest_BW; zero where a history is empty."""
         score_BL = self.score(query_BW, steps_BLW, mask_BL, by_step_BLH)
+        if steps_BLW.shape[0] < query_BW.shape[0]:
+            return score_BL @ steps_BLW[0]
         return torch.bmm(score_BL[:, None], steps_BLW).squeeze(1)
 
     def of_step(self) -> Tensor:
@@ -84,9 +86,16 @@ class TargetAttention(nn.Module):
         by_query_BH = F.linear(query_BW, query_HW + difference_HW, self.first.bias)
         if by_step_BLH is None:
             by_step_BLH = F.linear(steps_BLW, self.of_step())
-        product_VW = (query_BW[:, None] * steps_BLW).flatten(0, 1)
         others_BLH = by_query_BH[:, None] + by_step_BLH
-        first_VH = torch.addmm(others_BLH.flatten(0, 1), product_VW, product_HW.T)
+        if steps_BLW.shape[0] < query_BW.shape[0]:
+            mask_BL = mask_BL.expand(len(query_BW), -1)
+            # Wp(q∘h) = (Wp diag h)q: no product of each query with each step is built.
+            weight_LHW = product_HW * steps_BLW[0][:, None]
+            first_BK = torch.addmm(others_BLH.flatten(1), query_BW, weight_LHW.flatten(0, 1).T)
+            first_VH = first_BK.view(-1, len(product_HW))
+        else:
+            product_VW = (query_BW[:, None] * steps_BLW).flatten(0, 1)
+            first_VH = torch.addmm(others_BLH.flatten(0, 1), product_VW, product_HW.T)
         if mask_BL.all():
             all_BL: Tensor = self.rest(first_VH).view_as(mask_BL)
             return all_BL
