@@ -16,7 +16,8 @@ def pooled_fields(fields: Fields) -> Tensor:
     """
     mean_BJ = fields.history.mean()
     E = fields.target_BNE.shape[2]
-    history_BME = mean_BJ.unflatten(1, (-1, E)).expand(fields.target_BNE.shape[0], -1, -1)
+    history_BME = mean_BJ.reshape(mean_BJ.shape[0], mean_BJ.shape[1] // E, E)
+    history_BME = history_BME.expand(fields.target_BNE.shape[0], -1, -1)
     return torch.cat([fields.target_BNE, history_BME, fields.extra_BXE], dim=1)
 
 
