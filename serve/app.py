@@ -12,9 +12,11 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lorecast
 from lorecast.lifecycle.scorer import History, Scored, Scorer
+from lorecast.serve.front import note
 from lorecast.serve.page import add_page
 from lorecast.serve.schema import (
     ErrorAnswer,
@@ -76,6 +78,7 @@ def create_app(
         """Probability of each candidate that the user clicks or likes it, in order."""
         query = await limits.read(request, ScoreRequest)
         history = limits.history(query.history)
+        note(request.scope, items=len(query.item_ids))
         scored = scorer.candidates(query.user_id, query.item_ids, history, query.context)
         return _json({**origin, "scores": scored.score_N.tolist(), **_unknown(scored)})
 
@@ -84,6 +87,7 @@ def create_app(
         """The k best candidates."""
         query = await limits.read(request, RankRequest)
         history = limits.history(query.history)
+        note(request.scope, items=len(query.item_ids or range(bundle.num_items)))
         ranked = scorer.rank(query.user_id, query.k, query.item_ids, history, query.context)
         items = [
             {"item_id": item, "score": score}
@@ -96,14 +100,28 @@ def create_app(
         """What is being served."""
         return card if follows is None else card.model_copy(update={"follows": follows()})
 
+    @app.get("/readyz")
     @app.get("/healthz")
     async def healthz() -> HealthAnswer:
-        """Answers once the model is loaded."""
+        """Answers once the model is loaded; asks for no token."""
         return HealthAnswer(**origin, status="ok")
 
+    app.add_middleware(_Signed, model=model_version, knowledge=origin["knowledge"])
     add_page(app, lambda: (scorer, model_version), max_items=max_items)
     _describe_requests(app, max_items, scorer.rating_range, scorer.context_names)
     return app
+
+
+class _Signed:
+    """Notes for every request which model was there to answer it."""
+
+    def __init__(self, app: ASGIApp, **facts: Any) -> None:
+        self._app = app
+        self._facts = facts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        note(scope, **self._facts)
+        await self._app(scope, receive, send)
 
 
 class _Limits:

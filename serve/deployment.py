@@ -12,6 +12,8 @@ from starlette.types import ASGIApp
 from lorecast.config import ServingConfig
 from lorecast.serve.app import create_app
 from lorecast.serve.following import LOG, Follow, Target
+from lorecast.serve.front import front
+from lorecast.serve.guard import token_digest
 from lorecast.serve.overload import RETRY_AFTER_S
 from lorecast.serve.schema import FollowAnswer
 from lorecast.serve.swapping import Swap, ready
@@ -36,12 +38,14 @@ class ScorerReplica:
         serving: ServingConfig,
         tolerance: float,
         watcher: DeploymentHandle | None,
+        token_digest: str | None,
     ) -> None:
         torch.set_num_threads(1)
         self._first = first
         self._serving = serving
         self._tolerance = tolerance
         self._watcher = watcher
+        self._token_digest = token_digest
         self._trouble: str | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -52,7 +56,12 @@ class ScorerReplica:
         self._swap = Swap(self._load, first)
         if self._watcher is not None:
             self._following = asyncio.create_task(self._follow())
-        return self._swap
+        return front(
+            self._swap,
+            token_digest=self._token_digest,
+            replica=serve.get_replica_context().replica_id.unique_id,
+            access_log=self._serving.access_log,
+        )
 
     def _load(self, target: Target) -> ASGIApp:
         """The application of a bundle; may run beside the one that answers."""
@@ -133,4 +142,4 @@ def bind(
         **_num_replicas(serving),
     )
     watcher: Any = None if follow is None else bind_watcher(follow, first)
-    return deployment.bind(first, serving, tolerance, watcher)
+    return deployment.bind(first, serving, tolerance, watcher, token_digest(serving))

@@ -20,6 +20,7 @@ from lorecast.lifecycle.registry import champion_of
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.serve import overload
 from lorecast.serve.following import Follow, Target
+from lorecast.serve.guard import token_digest, warning
 
 APPLICATION = "lorecast"
 _OBJECT_STORE_BYTES = 200 << 20
@@ -40,6 +41,9 @@ def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | No
     """
     if model and bundle:
         raise ServingError("--model and --bundle name two models: give one of them")
+    token_digest(config.serving)
+    if said := warning(config.serving):
+        sys.stderr.write(said + "\n")
     if not _cluster(config):
         check_port(config.serving)
     if bundle is None:
@@ -160,7 +164,10 @@ def _announce(bundle: BundleCard, version: str, serving: ServingConfig) -> None:
     user = bundle.entities("user")["id"][0].as_py()
     body = shlex.quote(json.dumps({"user_id": user, "k": 5}))
     _say(f"serving {version} at {url}  ({url}/docs describes it; Ctrl-C ends it)")
-    _say(f"try: curl -s {url}/v1/rank -H 'content-type: application/json' -d {body}")
+    token = ""
+    if token_digest(serving) is not None:
+        token = f' -H "authorization: Bearer ${serving.token_env}"'
+    _say(f"try: curl -s {url}/v1/rank{token} -H 'content-type: application/json' -d {body}")
 
 
 def _tell(follow: Follow | None) -> None:

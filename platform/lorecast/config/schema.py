@@ -77,6 +77,15 @@ class ServingConfig(Section):
 
     host: Annotated[str, EXECUTION] = Field("127.0.0.1", description="address to bind")
     port: Annotated[int, EXECUTION] = Field(8000, ge=1, le=65535, description="TCP port")
+    token_env: Annotated[str, EXECUTION] = Field(
+        "LORECAST_SERVE_TOKEN",
+        min_length=1,
+        description="environment variable that holds the bearer token clients must send; not set: "
+        "none is asked for",
+    )
+    access_log: Annotated[bool, EXECUTION] = Field(
+        True, description="a line of JSON a request, on the standard output of the replicas"
+    )
     replicas: Annotated[Positive, EXECUTION] = Field(
         1, description="scorer processes; with max_replicas the fewest"
     )

@@ -99,7 +99,7 @@ class VectorsTable:
         NO_KNOWLEDGE where there is no text, UNKNOWN_END where a text does not say.
         """
         assert self.names["user"], "no knowledge about users"
-        ends: NDArray[np.int32] = np.load(self.path / HISTORY_END)
+        ends: NDArray[np.int32] = _map(self.path / HISTORY_END)
         return ends
 
     @cached_property
@@ -119,7 +119,13 @@ class VectorsTable:
 
 
 def _map(path: Path) -> Any:
-    return np.load(path, mmap_mode="r")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        raise EncodingError(
+            f"{path} is damaged: it holds no array of numbers; delete its folder and run `lorecast "
+            "encode` again"
+        ) from None
 
 
 class VectorsWriter:

@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -132,6 +132,9 @@ class Bundle(BundleCard):
         model = card["model"]
         shape = model["knowledge"]
         schema = FeatureSchema.from_dict(model["schema"])
+        prestored = card.get("prestored", {})
+        if not set(prestored) <= set(get_args(Side)):
+            raise ValueError("a side is item or user")  # they name files
         return cls(
             **cls._common(folder, card),
             model=ModelConfig.model_validate(model["config"]),
@@ -141,7 +144,7 @@ class Bundle(BundleCard):
             knowledge=None if shape is None else KnowledgeShape.from_dict(shape),
             strategy=model["strategy"],
             injected=model.get("injected", model["strategy"] == "extractor_only"),
-            prestored=card.get("prestored", {}),
+            prestored=prestored,
         )
 
     def feature_codes(self, side: Side) -> NDArray[np.int32]:

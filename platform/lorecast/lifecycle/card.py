@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from textwrap import shorten
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -144,6 +144,12 @@ def loading(folder: Path) -> Iterator[None]:
         ) from None
 
 
+def is_inside(name: str) -> bool:
+    """Whether a name from a file leads nowhere but below the folder it is joined to."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
 def _read(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such bundle; `lorecast run` makes one")
@@ -169,6 +175,8 @@ def _read(folder: Path) -> dict[str, Any]:
             "version that made it, or a later one"
         )
     for name, size in sizes.items():
+        if not is_inside(name):
+            raise _damaged(folder, ValueError(f"it names {name[:100]!r}, outside of the folder"))
         file = folder / name
         found = file.stat().st_size if file.is_file() else None
         if found is None:

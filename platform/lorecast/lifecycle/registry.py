@@ -6,6 +6,7 @@ that a rollback goes back to. The last two follow the history, see `history`. Wh
 resolves the alias to a number once and loads by number.
 """
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from lorecast.training.recipe import CHOSEN_ON_TEST
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 PREVIOUS = "previous"
+_NAME = re.compile(r"\w[\w .-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,15 @@ class ModelVersion:
     run_id: str
     aliases: tuple[str, ...] = ()
     """Those that point at it now, in name order."""
+
+    def __post_init__(self) -> None:
+        # Both come from a server and name folders here.
+        for kind, name in (("model", self.model), ("run", self.run_id)):
+            if not _NAME.fullmatch(name):
+                raise RegistryError(
+                    f"the registry calls a {kind} {name[:50]!r}: a name is made of letters, "
+                    "digits, spaces and . _ -, and begins with a letter, a digit or _"
+                )
 
     def __str__(self) -> str:
         return f"{self.model}/{self.number}"
