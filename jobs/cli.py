@@ -254,6 +254,18 @@ def train(experiment: Experiment = None, plan: PlanOnly = False, as_json: Json =
         pipeline.Pipeline(*_open(experiment, as_json)).train()
 
 
+@app.command(epilog="Example: `lorecast register mine.yaml`, once MLflow answers again")
+def register(experiment: Experiment = None, as_json: Json = False) -> None:
+    """Register the best trained model in MLflow; what is missing before runs first.
+
+    The last step of `lorecast run` by itself: for when MLflow was away. A model that is registered
+    already is `cached`.
+    """
+    from lorecast.jobs import pipeline
+
+    pipeline.Pipeline(*_open(experiment, as_json)).register()
+
+
 @app.command(
     epilog="Example: `lorecast tune mine.yaml "
     "'training.learning_rate={loguniform: [1e-4, 1e-2]}' tune.trials=30`"

@@ -8,6 +8,7 @@ its database deleted) it is registered there: the artifact never speaks of a ver
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lorecast.artifacts import MANIFEST, Artifact, StageSpec, build, find
 from lorecast.config import ExperimentConfig
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
+from lorecast.errors import RegistryError
 from lorecast.jobs.console import Console
 from lorecast.lifecycle.bundle import write_bundle
 from lorecast.lifecycle.card import CARD
@@ -97,13 +99,17 @@ def _registered(
     workspace = Path(config.compute.workspace)
     known = find(workspace, spec)
     if known is not None:
-        if _still_there(registry, known):
+        with _kept(trained):
+            is_there = _still_there(registry, known)
+        if is_there:
             return known
         console.note(f"{registry.uri} does not have this model: registering it there")
         (known.path / MANIFEST).unlink()
     with build(workspace, spec) as draft:
         bundle = draft.path / "bundle"
-        version = enrol(registry, model, bundle, make(bundle), spec.fingerprint)
+        record = make(bundle)
+        with _kept(trained):
+            version = enrol(registry, model, bundle, record, spec.fingerprint)
         draft.facts.update(
             model_name=version.model,
             version=version.number,
@@ -112,6 +118,18 @@ def _registered(
             tracking_uri=registry.uri,
         )
     return Artifact.open(draft.path)
+
+
+@contextmanager
+def _kept(trained: Artifact) -> Iterator[None]:
+    """A registry that fails inside costs nothing that was made before: its error says so."""
+    try:
+        yield
+    except RegistryError as error:
+        raise RegistryError(
+            f"{error}. Nothing is lost: the trained model is in {trained.path}, and `lorecast "
+            "register` with the same experiment registers it once MLflow answers"
+        ) from None
 
 
 def _still_there(registry: MLflowRegistry, artifact: Artifact) -> bool:

@@ -115,7 +115,7 @@ def create_app(
 class _Signed:
     """Notes for every request which model was there to answer it."""
 
-    def __init__(self, app: ASGIApp, **facts: Any) -> None:
+    def __init__(self, app: ASGIApp, /, **facts: Any) -> None:
         self._app = app
         self._facts = facts
 
