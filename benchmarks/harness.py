@@ -65,6 +65,7 @@ POINTS = {
     "5d": "serving_race",
     "5n": "offline_scoring",
     "5j": "page",
+    "5k": "security",
 }
 
 

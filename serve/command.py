@@ -33,7 +33,8 @@ def serve(
     by its number, or a bundle, stays.
 
     POST /v1/score and /v1/rank, GET /v1/model and /healthz; /docs describes them. GET / is a page
-    that shows the model to a person.
+    that shows the model to a person, /metrics is for Prometheus. With LORECAST_SERVE_TOKEN set,
+    clients must send it: `Authorization: Bearer TOKEN`.
 
     Examples: `lorecast serve` · `lorecast serve mine.yaml --port 8080` ·
     `lorecast serve --model models:/lorecast-world/3` · `lorecast serve --bundle FOLDER`

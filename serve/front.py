@@ -8,19 +8,18 @@ made with it tells them through `note`.
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorecast.serve.answers import plain_answer
 from lorecast.serve.guard import Guard
+from lorecast.serve.request_ids import HEADER, request_id
 
 METRICS: Final = "/metrics"
 _CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
@@ -30,7 +29,6 @@ _PATHS: Final = frozenset(
 )
 """Those that metrics tell apart: what clients invent must not become labels."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST"})
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _LONGEST_PATH: Final = 200
 _NOTES: Final = "lorecast.notes"
@@ -127,15 +125,14 @@ class Watch:
             return
         started = time.perf_counter()
         notes = scope[_NOTES] = dict[str, Any]()
-        request_id = _request_id(scope)
+        own = request_id(scope)
         status = 500  # unless something is sent
 
         async def numbered(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                named = (b"x-request-id", request_id)
-                message = {**message, "headers": [*message.get("headers", ()), named]}
+                message = {**message, "headers": [*message.get("headers", ()), (HEADER, own)]}
             await send(message)
 
         self._figures.running.inc()
@@ -146,23 +143,14 @@ class Watch:
             self._figures.running.dec()
             self._figures.count(scope, status, seconds, notes)
             if self._access_log:
-                LOG.info(_line(scope, request_id, status, seconds, notes))
+                LOG.info(_line(scope, own, status, seconds, notes))
 
 
-def _request_id(scope: Scope) -> bytes:
-    sent = [value for name, value in scope["headers"] if name == b"x-request-id"]
-    if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]):
-        return bytes(sent[0])
-    return uuid4().hex.encode()
-
-
-def _line(
-    scope: Scope, request_id: bytes, status: int, seconds: float, notes: Mapping[str, Any]
-) -> str:
+def _line(scope: Scope, own: bytes, status: int, seconds: float, notes: Mapping[str, Any]) -> str:
     """One line of JSON. Neither query, headers nor body are in it: they hold ids and tokens."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "id": request_id.decode(),
+        "id": own.decode(),
         "method": scope["method"],
         "path": scope["path"][:_LONGEST_PATH],
         "status": status,

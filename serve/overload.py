@@ -11,6 +11,8 @@ from pydantic_core import to_json
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lorecast.serve.request_ids import OneRequestId
+
 RETRY_AFTER_S: Final = 1
 """Long enough for a queue to empty, short for a client."""
 IMPORT_PATH: Final = "lorecast.serve.overload:middlewares"
@@ -43,7 +45,7 @@ class SayOverload:
 
 def middlewares() -> list[Middleware]:
     """For Ray Serve, under `IMPORT_PATH`."""
-    return [Middleware(SayOverload)]
+    return [Middleware(SayOverload), Middleware(OneRequestId)]
 
 
 def _of_ray(start: Message) -> bool:

@@ -28,6 +28,7 @@ _DRAIN_TIMEOUT_S = 10.0
 _TELL_S = 2.0
 _ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # Ray's 15 lets whatever else runs here delay answers
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after Ray's 5 a busy machine begins again
     overload.VARIABLE: overload.IMPORT_PATH,
 }
 """Of a Ray that is started here, unless the user set them."""

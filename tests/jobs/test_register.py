@@ -88,9 +88,13 @@ def test_unreachable_registry_keeps_the_model(
         taken.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
     config = _config(workspace, f"registry.tracking_uri={uri}")
-    with pytest.raises(RegistryError, match="does not answer"):
+    kept = rf"does not answer .* is in {trained.path}, and `lorecast register` with the same"
+    with pytest.raises(RegistryError, match=kept):
         register.run(config, trained, tiny_dataset, vectors, None, Console(quiet=True))
     assert Artifact.open(trained.path).fingerprint == trained.fingerprint
+    later = _config(workspace)
+    made = register.run(later, trained, tiny_dataset, vectors, None, Console(quiet=True))
+    assert made.facts["aliases"] == ["challenger", "champion"]
 
 
 @pytest.mark.bad_input

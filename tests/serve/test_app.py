@@ -143,6 +143,7 @@ def test_bad_input_is_refused_with_a_sentence(
     assert len(error) < 200
 
 
+@pytest.mark.security
 @pytest.mark.parametrize("declared", [True, False])
 def test_huge_bodies_are_refused(client: TestClient, declared: bool) -> None:
     chunks = (b" " * (1 << 20) for _ in range(10))

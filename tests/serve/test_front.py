@@ -13,8 +13,11 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from lorecast.lifecycle.scorer import Scorer
+from lorecast.serve.answers import plain_answer
 from lorecast.serve.app import create_app
 from lorecast.serve.front import LOG, front
+from lorecast.serve.request_ids import OneRequestId
+from tests.conftest import REPOSITORY
 from tests.small_bundle import write_small_bundle
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -210,3 +213,47 @@ def test_ready_when_healthy(client: TestClient) -> None:
     answers = [client.get(path) for path in ("/healthz", "/readyz")]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].json() == answers[1].json()
+
+
+class TestBeforeTheProxy:
+    """Ray's proxy repeats whatever id it is sent; before it one good id is let through."""
+
+    @pytest.fixture
+    def client(self) -> TestClient:
+        async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+            sent = [value for name, value in scope["headers"] if name == b"x-request-id"]
+            headers = [(b"x-request-id", sent[0]), (b"X-Request-ID", b"another")]
+            await plain_answer(send, 200, {"seen": [value.decode() for value in sent]}, headers)
+
+        return TestClient(OneRequestId(proxy))
+
+    def test_a_good_id_is_kept(self, client: TestClient) -> None:
+        answer = client.get("/", headers={"x-request-id": "shop-7"})
+        assert answer.json() == {"seen": ["shop-7"]}
+        assert answer.headers.get_list("x-request-id") == ["shop-7"]
+
+    @pytest.mark.security
+    @pytest.mark.parametrize("sent", ["a" * 65, "a b", ""])
+    def test_a_bad_one_never_arrives(self, client: TestClient, sent: str) -> None:
+        answer = client.get("/", headers={"x-request-id": sent})
+        (own,) = answer.headers.get_list("x-request-id")
+        assert answer.json() == {"seen": [own]}
+        assert own != sent
+
+
+def test_the_dashboard_asks_for_what_there_is(client: TestClient) -> None:
+    text = (REPOSITORY / "deploy" / "grafana.json").read_text(encoding="utf-8")
+    dashboard = json.loads(text)
+    client.post("/v1/score", json=SCORE, headers=BEARER)
+    found = samples(client)
+    known = {name: {label for label, _ in labels} for name, labels in found}
+    places = [tuple(panel["gridPos"].values()) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places) == len({panel["id"] for panel in dashboard["panels"]})
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            asked = re.findall(r"(lorecast_\w+)\{([^}]*)\}", target["expr"])
+            assert asked, target["expr"]
+            for name, selector in asked:
+                assert set(re.findall(r"(\w+)[=!]=?~?\"", selector)) <= known[name], target["expr"]
+            for names in re.findall(r"by \(([^)]*)\)", target["expr"]):
+                assert set(names.split(", ")) <= known[asked[0][0]]

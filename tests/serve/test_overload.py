@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lorecast.serve.overload import IMPORT_PATH, SayOverload, middlewares
+from lorecast.serve.request_ids import OneRequestId
 
 
 def _app(respond: Callable[[Request], Response]) -> ASGIApp:
@@ -50,5 +51,5 @@ def test_other_answers_pass_unchanged(response: Response) -> None:
 def test_ray_serve_finds_the_middleware() -> None:
     from ray._common.utils import import_attr
 
-    assert [each.cls for each in import_attr(IMPORT_PATH)()] == [SayOverload]
+    assert [each.cls for each in import_attr(IMPORT_PATH)()] == [SayOverload, OneRequestId]
     assert import_attr(IMPORT_PATH) is middlewares

@@ -182,6 +182,7 @@ class TestPage:
         assert "films/3" not in client.get("/").text
 
 
+@pytest.mark.security
 class TestUntrusted:
     def test_titles_and_texts_are_no_markup(self, client: TestClient, tmp_path: Path) -> None:
         dataset: Dataset = write_tiny_dataset(tmp_path)

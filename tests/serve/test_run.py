@@ -38,6 +38,7 @@ def taken() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
+@pytest.mark.security
 def test_answers_over_http_on_loopback_only(ray_cluster: None, bundle: Path) -> None:
     from ray import serve
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -26,10 +27,11 @@ def test_a_token_locks_the_endpoint_and_is_in_no_log(tmp_path: Path) -> None:
     temp.mkdir()
     # Ray's sockets need a short path.
     ray_folder = Path(f"/tmp/lorecast-{os.getpid()}")
+    errors = (temp / "stderr").open("w")
     server = subprocess.Popen(
         [COMMAND, "serve", "--bundle", str(bundle), "--port", str(port)],
         stdout=subprocess.PIPE,
-        stderr=(temp / "stderr").open("w"),
+        stderr=errors,
         text=True,
         env={**environment(), "LORECAST_SERVE_TOKEN": TOKEN, "RAY_TMPDIR": str(ray_folder)},
         start_new_session=True,
@@ -54,6 +56,9 @@ def test_a_token_locks_the_endpoint_and_is_in_no_log(tmp_path: Path) -> None:
             answer = client.post("/v1/score", json=score, headers=named)
             assert answer.status_code == 200
             assert answer.headers.get_list("x-request-id") == ["shop-7"]
+            odd = {**bearer, "x-request-id": "a" * 65}
+            (own,) = client.get("/v1/model", headers=odd).headers.get_list("x-request-id")
+            assert own != odd["x-request-id"]
             page = httpx.BasicAuth("anybody", TOKEN)
             assert client.get("/", params={"user": "secret-user"}, auth=page).status_code == 200
             metrics = client.get("/metrics", headers=bearer).text
@@ -67,8 +72,11 @@ def test_a_token_locks_the_endpoint_and_is_in_no_log(tmp_path: Path) -> None:
     finally:
         server.send_signal(signal.SIGTERM)
         rest, _ = server.communicate(timeout=90)
+        errors.close()
     logs = [path for path in ray_folder.rglob("*") if path.is_file()]
     text = {path: path.read_bytes() for path in logs} | {temp: (temp / "stderr").read_bytes()}
+    shutil.rmtree(ray_folder)
+    assert any(path.suffix == ".out" for path in logs)
     assert not [path for path, content in text.items() if TOKEN.encode() in content]
     assert TOKEN not in said + rest
     lines = [
@@ -79,4 +87,5 @@ def test_a_token_locks_the_endpoint_and_is_in_no_log(tmp_path: Path) -> None:
     ]
     scored = [line for line in lines if line["id"] == "shop-7"]
     assert [(line["status"], line["items"]) for line in scored] == [(200, 2)]
+    assert own in [line["id"] for line in lines]
     assert not [path for path, content in text.items() if b"secret-user" in content]
