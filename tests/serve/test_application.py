@@ -1,5 +1,6 @@
 """The application that Ray Serve builds from its YAML."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,16 @@ def test_serves_the_champion_from_the_shared_workspace(
     monkeypatch.setattr(application, "open_registry", lambda _: registry)
     shared = tmp_path / "shared"
     words = ("name=films", f"compute.workspace={shared}", "serving.max_items=77")
+    monkeypatch.setenv("LORECAST_SERVE_TOKEN", "sesame-0123456789abcdef")
     built = build(Arguments(experiment=words))
-    first, serving, _, watcher = built._bound_deployment.init_args
+    first, serving, _, watcher, digest = built._bound_deployment.init_args
+    assert digest == hashlib.sha256(b"sesame-0123456789abcdef").hexdigest()
     assert (first.version, serving.max_items) == ("lorecast-films/1", 77)
     assert first.folder.is_relative_to(shared)
     follow, _ = watcher._bound_deployment.init_args
     assert follow.reference == "models:/lorecast-films@champion"
     fixed = build(Arguments(experiment=words, model="models:/lorecast-films/1"))
-    assert fixed._bound_deployment.init_args[-1] is None
+    assert fixed._bound_deployment.init_args[3] is None
 
 
 @pytest.mark.bad_input
