@@ -63,9 +63,12 @@ POINTS = {
     "5a": "cluster_jobs",
     "5c": "promotion_gate",
     "5d": "serving_race",
-    "5n": "offline_scoring",
+    "5f": "swap_under_load",
+    "5g": "autoscaling",
+    "5h": "overload",
     "5j": "page",
     "5k": "security",
+    "5n": "offline_scoring",
 }
 
 
