@@ -61,6 +61,7 @@ POINTS = {
     "4g": "sella_kill",
     "4h": "sella_bad_input",
     "5a": "cluster_jobs",
+    "5b": "search",
     "5c": "promotion_gate",
     "5d": "serving_race",
     "5f": "swap_under_load",

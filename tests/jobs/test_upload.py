@@ -116,6 +116,13 @@ def test_what_the_cluster_finds_is_not_warned_about() -> None:
     assert upload.check_experiment([*words, "knowledge.llm.model=Qwen/Qwen3-8B"]) == []
 
 
+def test_a_search_may_be_sent_but_not_be_trained() -> None:
+    words = [_SHARED, "training.learning_rate={loguniform: [1e-4, 1e-2]}"]
+    assert upload.check_experiment(words, searched=True) == []
+    with pytest.raises(ConfigError, match="run `lorecast tune`"):
+        upload.check_experiment(words)
+
+
 @pytest.mark.bad_input
 def test_paths_of_this_machine_are_named_by_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
