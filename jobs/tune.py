@@ -10,6 +10,7 @@ search in its tags. An interrupted search goes on; a finished one is cached.
 """
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def run(search: Search, console: Console) -> Artifact:
         run_id=registered.facts["run_id"],
     )
     search_record.log(registry, version, search, artifact, trials)
-    words = " ".join(f"{key}={as_override(value)}" for key, value in best.values.items())
+    words = shlex.join(f"{key}={as_override(value)}" for key, value in best.values.items())
     aucs = {split: trained.metric(split, "auc") for split in ("valid", "test")}
     console.result(
         f"{version}: AUC valid {aucs['valid']:.4f}, test {aucs['test']:.4f}\n{words}\n"
