@@ -37,8 +37,9 @@ def watch(search: Search, shown: Task, console: Console) -> Any:
             self._ended, self._over = state["ended"], state["over"]
             shown.advance(len(self._over), **self._figures())
 
-        def on_trial_start(self, *, trial: Any, **_: Any) -> None:
-            self._number(trial)
+        def on_trial_start(self, *, trials: Any, **_: Any) -> None:
+            for trial in trials:  # in the order in which they were chosen
+                self._number(trial)
 
         def on_trial_result(self, *, trial: Any, result: Any, **_: Any) -> None:
             self._curves.setdefault(trial.trial_id, {})[result["epoch"]] = result["valid_auc"]
