@@ -1,6 +1,7 @@
 """The Ray Serve deployment: each replica loads the bundle and answers HTTP itself."""
 
 import asyncio
+import sys
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from lorecast.serve.swapping import Swap, ready
 from lorecast.serve.watcher import TICK_S, News, bind_watcher
 
 _NEWS_TIMEOUT_S = 10.0
+_SWITCH_S = 0.0005
+"""After which the thread that loads a model lets requests go on. With Python's 5 ms, the p99 of
+scoring beside it was 1.3 to 3.5 times as long (three runs of 3 s each)."""
 _SCALING = {
     "metrics_interval_s": 1.0,
     "look_back_period_s": 5.0,
@@ -41,6 +45,7 @@ class ScorerReplica:
         token_digest: str | None,
     ) -> None:
         torch.set_num_threads(1)
+        sys.setswitchinterval(_SWITCH_S)
         self._first = first
         self._serving = serving
         self._tolerance = tolerance
