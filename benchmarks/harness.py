@@ -64,6 +64,7 @@ POINTS = {
     "5b": "search",
     "5c": "promotion_gate",
     "5d": "serving_race",
+    "5e": "prestored_race",
     "5f": "swap_under_load",
     "5g": "autoscaling",
     "5h": "overload",

@@ -50,7 +50,9 @@ _BODIES = 64
 _FAST = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
+"""The last: `lorecast serve` ends within its 10 s, and HAProxy with it; Ray would drain for 30."""
 _SIDES = ("lorecast", "onnx")
 
 
@@ -63,7 +65,7 @@ def race(bundle: Path, folder: Path, seconds: float, rounds: int) -> Outcome:
     """Both sides on the bundle's model, in turns, with files below `folder`."""
     exported = folder / "onnx"
     export(bundle, exported)
-    bodies = {items: _bodies(bundle, items) for items in _BAR_RATIO}
+    bodies = {items: random_bodies(bundle, items) for items in _BAR_RATIO}
     sides: dict[str, Callable[[], AbstractContextManager[tuple[str, int]]]] = {
         "lorecast": lambda: fast_serving(bundle, _PROCESSES),
         "onnx": lambda: onnx_serving(exported, _PROCESSES),
@@ -140,7 +142,7 @@ def _cell(turn: dict[str, Any]) -> tuple[str, int, int]:
     return turn["side"], turn["items"], turn["clients"]
 
 
-def _bodies(bundle: Path, items: int) -> list[str]:
+def random_bodies(bundle: Path, items: int) -> list[str]:
     """Requests of different users, each with candidates drawn at random."""
     card = Scorer.load(bundle).bundle
     user_ids, item_ids = (card.entities(side)["id"].to_pylist() for side in ("user", "item"))
