@@ -22,8 +22,8 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome
 
 @contextmanager
 def chromium() -> Iterator["Browser"]:
-    """A headless browser: LORECAST_TEST_BROWSER, else the first on the PATH. Skips the test where
-    there is none, or fails it if LORECAST_REQUIRE_BROWSER is 1."""
+    """A headless browser: LORECAST_TEST_BROWSER (`none`: none), else the first on the PATH. Skips
+    the test where there is none, or fails it if LORECAST_REQUIRE_BROWSER is 1."""
     found = os.environ.get("LORECAST_TEST_BROWSER") or next(
         filter(None, map(shutil.which, _NAMES)), None
     )
@@ -31,7 +31,7 @@ def chromium() -> Iterator["Browser"]:
         from playwright.sync_api import sync_playwright
     except ImportError:
         found = None
-    if found is None:
+    if found in (None, "none"):
         reason = "no Chromium: install it (Debian: chromium) and the Python package playwright"
         if os.environ.get("LORECAST_REQUIRE_BROWSER") == "1":
             pytest.fail(reason)
