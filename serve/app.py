@@ -3,6 +3,7 @@
 Bodies are read up to a limit and parsed from bytes, so nothing a client sends costs more than its
 share; every refusal is 4xx with one sentence in `error`. Scoring runs on the event loop: a thread
 pool took longer for one client and gave no more to eight (100 candidates, one torch thread).
+Requests that wait at the same time are scored together, see `batching`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lorecast
-from lorecast.lifecycle.scorer import History, Scored, Scorer
+from lorecast.lifecycle.scorer import History, Query, Scored, Scorer
+from lorecast.serve.batching import Batches
 from lorecast.serve.front import note
 from lorecast.serve.page import add_page
 from lorecast.serve.schema import (
@@ -72,6 +74,7 @@ def create_app(
         metrics={split: dict(values) for split, values in bundle.metrics.items()},
     )
     limits = _Limits(max_items, scorer.rating_range, scorer.context_names)
+    batches = Batches(scorer)
 
     @app.post("/v1/score", openapi_extra=_takes(ScoreRequest), responses=_gives(ScoreAnswer))
     async def score(request: Request) -> Response:
@@ -79,7 +82,7 @@ def create_app(
         query = await limits.read(request, ScoreRequest)
         history = limits.history(query.history)
         note(request.scope, items=len(query.item_ids))
-        scored = scorer.candidates(query.user_id, query.item_ids, history, query.context)
+        scored = await batches.answer(Query(query.user_id, query.item_ids, history, query.context))
         return _json({**origin, "scores": scored.score_N.tolist(), **_unknown(scored)})
 
     @app.post("/v1/rank", openapi_extra=_takes(RankRequest), responses=_gives(RankAnswer))
@@ -87,8 +90,10 @@ def create_app(
         """The k best candidates."""
         query = await limits.read(request, RankRequest)
         history = limits.history(query.history)
-        note(request.scope, items=len(query.item_ids or range(bundle.num_items)))
-        ranked = scorer.rank(query.user_id, query.k, query.item_ids, history, query.context)
+        candidates = scorer.all_items if query.item_ids is None else query.item_ids
+        note(request.scope, items=len(candidates))
+        scored = await batches.answer(Query(query.user_id, candidates, history, query.context))
+        ranked = scored.best(query.k)
         items = [
             {"item_id": item, "score": score}
             for item, score in zip(ranked.item_ids, ranked.score_N.tolist(), strict=True)

@@ -25,6 +25,8 @@ _MAX_ROWS = 4096
 class ClickScorer(Scorer):
     """Probabilities of a click."""
 
+    together = 1024
+
     def __init__(self, bundle: Bundle, model: ClickModel) -> None:
         super().__init__(bundle)
         self.bundle: Bundle = bundle

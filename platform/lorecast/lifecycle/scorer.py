@@ -7,8 +7,8 @@ Ids are strings as in the tables; integers mean their decimal text. An id the mo
 takes row 0: it is scored by what else is known, and `unknown` names it. So is a value of the
 context that is new or not given.
 
-Shapes: B pairs, N candidates of one user, L history, V entries of all histories, U users, K context
-features.
+Shapes: B pairs, N candidates of one user, Q queries, L history, V entries of all histories, U
+users, K context features.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,16 @@ History = Sequence[tuple[Id, float | None]]
 Context = Mapping[str, Id]
 """What is known of the moment, such as the device; see `Scorer.context_names`."""
 Scores = NDArray[np.float32]
+
+
+class Query(NamedTuple):
+    """One user's candidates to be scored."""
+
+    user_id: Id
+    item_ids: Sequence[Id]
+    history: History | None = None
+    """Replaces the user's recent one; the last L with known items count."""
+    context: Context | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +64,28 @@ class Scored:
     score_N: Scores
     unknown: Unknown
 
+    def best(self, k: int) -> "Scored":
+        """The `k` best, best first; ties keep their order."""
+        place_K = np.argsort(-self.score_N, kind="stable")[:k]
+        return Scored(
+            item_ids=[self.item_ids[place] for place in place_K],
+            score_N=self.score_N[place_K],
+            unknown=self.unknown,
+        )
+
 
 class Scorer(ABC):
     """Scores pairs of users and items. Safe to call from several threads."""
+
+    together: ClassVar[int]
+    """Candidates up to which queries cost less together than one by one."""
 
     def __init__(self, bundle: BundleCard) -> None:
         self.bundle = bundle
         users, items = bundle.entities("user"), bundle.entities("item")
         self._user_row = _rows_by_id(users)
         self._item_row = _rows_by_id(items)
-        self._item_ids = items["id"].to_pylist()
+        self.all_items: Sequence[Id] = items["id"].to_pylist()
         self._recent_item_UL = _padded(users["recent_item_rows"], bundle.history_length)
         self._recent_level_UL = _padded(users["recent_ratings"], bundle.history_length)
         self._context_code = {
@@ -160,34 +183,56 @@ class Scorer(ABC):
         context: Context | None = None,
     ) -> Scored:
         """Probabilities of one user's candidates; `history` and `context` as in `score`."""
-        context = context or {}
-        context_1K = self.context_codes([context])
-        item_row_N = self.rows("item", item_ids)
-        (user_row,) = self.rows("user", [user_id])
-        if history is None:
-            item_1L = self._recent_item_UL[user_row : user_row + 1]
-            level_1L = self._recent_level_UL[user_row : user_row + 1]
-        else:
-            item_1L, level_1L = self._histories([history])
-        N = len(item_ids)
-        score_N = self._probabilities(
-            np.full(N, user_row),
-            item_row_N,
-            item_1L,
-            level_1L,
-            context_1K.repeat(N, axis=0),
+        (scored,) = self.answer([Query(user_id, item_ids, history, context)])
+        return scored
+
+    def answer(self, queries: Sequence[Query]) -> list[Scored]:
+        """As `candidates`, of several users in one pass. Scores may differ from theirs alone in
+        the last bits, since products of another size are summed in another order."""
+        user_row_Q = self.rows("user", [query.user_id for query in queries])
+        item_row_B = self.rows("item", list(chain.from_iterable(q.item_ids for q in queries)))
+        context_QK = self.context_codes([query.context or {} for query in queries])
+        item_QL, level_QL = self.recent(user_row_Q)
+        if given := [place for place, query in enumerate(queries) if query.history is not None]:
+            item_QL[given], level_QL[given] = self._histories(
+                [queries[place].history or () for place in given]
+            )
+        count_Q = [len(query.item_ids) for query in queries]
+        owner_B = np.repeat(np.arange(len(queries)), count_Q)
+        alone = len(queries) == 1
+        score_B = self._probabilities(
+            user_row_Q[owner_B],
+            item_row_B,
+            item_QL if alone else item_QL[owner_B],
+            level_QL if alone else level_QL[owner_B],
+            context_QK[owner_B],
         )
-        unknown = Unknown(
-            user_ids=() if user_row else (user_id,),
-            item_ids=tuple(item_ids[i] for i in np.flatnonzero(item_row_N == 0)),
-            history_item_ids=self._unknown_items(item for item, _ in history or ()),
-            context=tuple(
-                name
-                for name, code in zip(self.context_names, context_1K[0], strict=True)
-                if name in context and not code
-            ),
+        ends = np.cumsum(count_Q)[:-1]
+        of_each = zip(
+            queries,
+            user_row_Q,
+            np.split(item_row_B, ends),
+            context_QK,
+            np.split(score_B, ends),
+            strict=True,
         )
-        return Scored(item_ids=item_ids, score_N=score_N, unknown=unknown)
+        return [
+            Scored(
+                item_ids=query.item_ids,
+                score_N=score_N,
+                unknown=Unknown(
+                    user_ids=() if user_row else (query.user_id,),
+                    item_ids=tuple(query.item_ids[i] for i in np.flatnonzero(item_row_N == 0)),
+                    history_item_ids=self._unknown_items(item for item, _ in query.history or ()),
+                    context=tuple(
+                        name
+                        for name, code in zip(self.context_names, context_K, strict=True)
+                        if name in (query.context or ()) and not code
+                    ),
+                ),
+            )
+            for query, user_row, item_row_N, context_K, score_N in of_each
+        ]
 
     def rank(
         self,
@@ -198,14 +243,8 @@ class Scorer(ABC):
         context: Context | None = None,
     ) -> Scored:
         """The `k` best candidates (default: of all items), best first; ties keep their order."""
-        candidates = self._item_ids if item_ids is None else item_ids
-        scored = self.candidates(user_id, candidates, history, context)
-        best = np.argsort(-scored.score_N, kind="stable")[:k]
-        return Scored(
-            item_ids=[scored.item_ids[i] for i in best],
-            score_N=scored.score_N[best],
-            unknown=scored.unknown,
-        )
+        candidates = self.all_items if item_ids is None else item_ids
+        return self.candidates(user_id, candidates, history, context).best(k)
 
     def recent(
         self, user_row_B: NDArray[np.integer]

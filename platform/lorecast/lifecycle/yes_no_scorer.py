@@ -27,6 +27,8 @@ _MAX_ROWS = 256
 class YesNoScorer(Scorer):
     """Probabilities of Yes."""
 
+    together = 64
+
     def __init__(self, bundle: SellaBundle, model: YesNoModel) -> None:
         super().__init__(bundle)
         self._model = model

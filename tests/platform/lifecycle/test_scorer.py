@@ -22,7 +22,7 @@ from lorecast.lifecycle.bundle import Bundle
 from lorecast.lifecycle.history import enrol
 from lorecast.lifecycle.mlflow_registry import MLflowRegistry
 from lorecast.lifecycle.registry import RunRecord
-from lorecast.lifecycle.scorer import Scorer
+from lorecast.lifecycle.scorer import Query, Scorer
 from lorecast.models.inputs import Batch
 from tests.small_bundle import make_model, write_small_bundle, write_vectors
 from tests.tiny_dataset import write_tiny_dataset
@@ -299,3 +299,17 @@ def test_mlflow_scores_the_same(mlflow_registry: MLflowRegistry, tmp_path: Path)
     there = scorer.score(["u1", "u2"], ["i1", "i2"], contexts=[{"device": "phone"}, {}])
     assert there[0] != plain[0]
     np.testing.assert_array_equal(model.predict(rows.assign(device=["phone", None])), there)
+
+
+def test_several_users_at_once(scorer: Scorer) -> None:
+    queries = [
+        Query("u3", ["i1", "i2", "nothing"]),
+        Query("nobody", ["i4"], [("i2", 4), ("lost", 1)]),
+        Query("u5", ["i9", "i1"], []),
+        Query("u5", []),
+    ]
+    for query, together in zip(queries, scorer.answer(queries), strict=True):
+        alone = scorer.candidates(*query)
+        np.testing.assert_allclose(together.score_N, alone.score_N, atol=1e-6)
+        assert together.unknown == alone.unknown
+        assert together.item_ids == query.item_ids
