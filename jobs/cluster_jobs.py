@@ -23,6 +23,8 @@ DEFAULT_URL = "http://127.0.0.1:8265"
 STOPPED = 130
 """Exit code of a job that was stopped, as of a command that was interrupted."""
 _CONNECT_TIMEOUT_S = 5.0
+_NOT_YET = "No available agent"
+"""Ray's words for a cluster whose nodes are not ready for jobs."""
 _PROGRAM = "python -m lorecast.jobs "
 
 
@@ -69,11 +71,31 @@ class Cluster:
         self.url = url
         self._client = client
 
-    def submit(self, words: Sequence[str], upload: Upload) -> str:
-        """Starts `lorecast WORDS` with the uploaded package; returns the job's id."""
+    def submit(
+        self,
+        words: Sequence[str],
+        upload: Upload,
+        *,
+        patience_s: float = 60.0,
+        pause_s: float = 1.0,
+    ) -> str:
+        """Starts `lorecast WORDS` with the uploaded package; returns the job's id.
+
+        A cluster that has just been started takes jobs some seconds later: it is asked again for
+        `patience_s`.
+        """
         entrypoint = _PROGRAM + shlex.join(words)
-        with _our_errors(self.url):
-            return self._client.submit_job(entrypoint=entrypoint, runtime_env=upload.runtime_env())
+        end_s = time.monotonic() + patience_s
+        while True:
+            try:
+                with _our_errors(self.url):
+                    return self._client.submit_job(
+                        entrypoint=entrypoint, runtime_env=upload.runtime_env()
+                    )
+            except ClusterError as error:
+                if _NOT_YET not in str(error) or time.monotonic() >= end_s:
+                    raise
+            time.sleep(pause_s)
 
     def job(self, job_id: str) -> Job:
         with _our_errors(self.url, job_id):

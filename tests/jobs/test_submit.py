@@ -16,6 +16,7 @@ from lorecast.errors import ClusterError
 from lorecast.jobs import cluster_jobs
 from lorecast.jobs.cli import main
 from lorecast.jobs.cluster_jobs import Cluster
+from lorecast.jobs.upload import Upload
 from tests.free_port import free_port
 
 _URL = "http://head:8265"
@@ -30,11 +31,16 @@ class MemoryCluster:
     code: int | None = 0
     breaks: int = 0
     interrupted: bool = False
+    refusals: int = 0
+    """Submissions that come before any node takes jobs."""
     submitted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     sent: set[str] = field(default_factory=set)
     tails: int = 0
 
     def submit_job(self, *, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+        if self.refusals:
+            self.refusals -= 1
+            raise RuntimeError("Request failed with status code 500: No available agent to submit")
         self.submitted.append((entrypoint, runtime_env))
         self.sent = {Path(path).name for path in runtime_env["py_modules"]}
         if folder := runtime_env.get("working_dir"):
@@ -105,6 +111,14 @@ def test_silent_cluster_is_given_up_and_the_job_named() -> None:
 
 
 @pytest.mark.bad_input
+def test_a_cluster_that_has_just_started_is_asked_again(tmp_path: Path) -> None:
+    nothing = Upload(wheel=Path("a.whl"), working_dir=tmp_path, sizes={})
+    cluster = Cluster(MemoryCluster(refusals=2), _URL)
+    assert cluster.submit(["run"], nothing, pause_s=0) == "job_1"
+    with pytest.raises(ClusterError, match="No available agent"):
+        Cluster(MemoryCluster(refusals=9), _URL).submit(["run"], nothing, patience_s=0, pause_s=0)
+
+
 def test_unknown_job_is_named_at_once() -> None:
     cluster = Cluster(MemoryCluster(), _URL)
     for call in (cluster.job, lambda job: cluster.follow(job, print)):
