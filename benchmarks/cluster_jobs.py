@@ -38,10 +38,14 @@ _STAGES = ["prepare", "generate", "encode", "train", "train", "register"]
 _CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-node = {"num_cpus": 1, "object_store_memory": 1 << 29}
-dashboard = {"include_dashboard": True, "dashboard_port": int(sys.argv[1])}
-cluster = Cluster(initialize_head=True, head_node_args={**node, **dashboard})
-second = cluster.add_node(**node)
+dashboard_port, *agent_ports = map(int, sys.argv[1:])  # Ray's own agent port may be taken
+nodes = [
+    {"num_cpus": 1, "object_store_memory": 1 << 29, "dashboard_agent_listen_port": port}
+    for port in agent_ports
+]
+dashboard = {"include_dashboard": True, "dashboard_port": dashboard_port}
+cluster = Cluster(initialize_head=True, head_node_args={**nodes[0], **dashboard})
+second = cluster.add_node(**nodes[1])
 cluster.wait_for_nodes()
 print("up", flush=True)
 for line in sys.stdin:
@@ -201,7 +205,7 @@ def _cluster(folder: Path, token: str, port: int) -> Iterator["subprocess.Popen[
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     cluster = subprocess.Popen(
-        [sys.executable, "-c", _CLUSTER, str(port)],
+        [sys.executable, "-c", _CLUSTER, *map(str, (port, free_port(), free_port()))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
