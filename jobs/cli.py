@@ -374,6 +374,39 @@ def history(experiment: Experiment = None, as_json: Json = False) -> None:
 
 
 @app.command(
+    epilog="Example: `lorecast refresh mine.yaml --interactions today.parquet "
+    "--items new-items.parquet`"
+)
+def refresh(
+    interactions: Annotated[
+        Path, typer.Option(help="new clicks: Parquet or CSV with the experiment's columns")
+    ],
+    experiment: Experiment = None,
+    items: Annotated[Path | None, typer.Option(help="new or changed items, likewise")] = None,
+    users: Annotated[Path | None, typer.Option(help="new or changed users, likewise")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="models:/NAME@ALIAS or models:/NAME/NUMBER; default: the champion"),
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve/--no-serve", help="make it the champion, or only register it")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Let new clicks, users and items join the model that serves, without training.
+
+    Histories go on; knowledge is generated and encoded of what is new alone. The result is a
+    version, and a running endpoint swaps to it. The same rows again change nothing.
+    """
+    from lorecast.jobs import refresh as refreshing
+    from lorecast.jobs.refresh_input import NewTables
+
+    config, console = _open(experiment, as_json)
+    tables = NewTables(interactions=interactions, items=items, users=users)
+    refreshing.run(config, tables, console, model=model, serve=serve)
+
+
+@app.command(
     epilog="Examples: `lorecast score mine.yaml --pairs pairs.parquet` · "
     "`lorecast score mine.yaml --top 100 --out best`"
 )

@@ -67,16 +67,7 @@ def run(
         for field in config.knowledge.fields
         if isinstance(field, VectorsField)
     }
-    spec = StageSpec(
-        stage=STAGE,
-        name=config.name,
-        identity=config.encoding.identity() | {"model": model.digest},
-        inputs={
-            "knowledge": knowledge.facts["texts_digest"],
-            "dataset": dataset.fingerprint,
-            **{f"field {name}": of.fingerprint for name, of in vectors.items()},
-        },
-    )
+    spec = stage_spec(config, dataset, knowledge, model, vectors)
     workspace = Path(config.compute.workspace)
     if (artifact := find(workspace, spec)) is not None:
         return artifact
@@ -98,6 +89,26 @@ def run(
             texts_left_out=num_left_out,
         )
     return Artifact.open(draft.path)
+
+
+def stage_spec(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    knowledge: Artifact,
+    model: EncoderModel,
+    vectors: Mapping[str, ItemVectors],
+) -> StageSpec:
+    """`vectors`: of the fields that have them, by name."""
+    return StageSpec(
+        stage=STAGE,
+        name=config.name,
+        identity=config.encoding.identity() | {"model": model.digest},
+        inputs={
+            "knowledge": knowledge.facts["texts_digest"],
+            "dataset": dataset.fingerprint,
+            **{f"field {name}": of.fingerprint for name, of in vectors.items()},
+        },
+    )
 
 
 def _put_vectors(
@@ -160,32 +171,14 @@ def _encode(
     """Writes the arrays of all sides that have texts and returns the width of the encoder."""
     components = config.encoding.components
     started_s = time.monotonic()
-    encoded = texts["text"].combine_chunks().dictionary_encode()
-    store = VectorStore.of(Path(config.compute.workspace), model, config.encoding)
-    distinct = store.sort(encoded.dictionary)
-    if distinct.num_stored:
-        console.note(
-            f"texts encoded before: {distinct.num_stored:,} of {len(distinct.texts):,} distinct"
-        )
     num_rows: dict[Side, int] = {
         "item": dataset.schema.num_items,
         "user": dataset.schema.num_users,
     }
-    place_N = distinct.place_S[encoded.indices.to_numpy()]
-    scatter = Scatter(texts, place_N, chunks, num_rows, draft.path)
+    dim, distinct = scatter_vectors(
+        config, texts, chunks, num_rows, model, make_encoder, draft.path, console
+    )
     num_new = len(distinct.texts) - distinct.num_stored
-    vectors = _vectors(distinct, store, config.compute, model, make_encoder, draft.path)
-    with closing(vectors), console.progress("encode", num_new) as task:
-        for place_M, vector_MD in vectors:
-            if components and components > (width := vector_MD.shape[1]):
-                raise EncodingError(
-                    f"encoding.components is {components}, but {config.encoding.model} has "
-                    f"{width} dimensions: set at most {width}, or null for all of them"
-                )
-            scatter.put(place_M, vector_MD)
-            if place_M[0] >= distinct.num_stored:
-                task.advance(len(place_M))
-    dim = scatter.close()
     if components:
         sides = [side for side in SIDES if chunks[side]]
         kept = keep_components(draft.path, sides, components)
@@ -204,6 +197,43 @@ def _encode(
         texts_per_second=round(num_new / seconds, 1),
     )
     return dim
+
+
+def scatter_vectors(
+    config: ExperimentConfig,
+    texts: pa.Table,
+    chunks: Mapping[Side, tuple[ChunkName, ...]],
+    num_rows: Mapping[Side, int],
+    model: EncoderModel,
+    make_encoder: MakeEncoder,
+    folder: Path,
+    console: Console,
+) -> tuple[int, SortedTexts]:
+    """Encodes what is not stored of these texts, and writes the arrays of all sides with chunks to
+    `folder`, in all dimensions; returns how many these are, and the distinct texts."""
+    encoded = texts["text"].combine_chunks().dictionary_encode()
+    store = VectorStore.of(Path(config.compute.workspace), model, config.encoding)
+    distinct = store.sort(encoded.dictionary)
+    if distinct.num_stored:
+        console.note(
+            f"texts encoded before: {distinct.num_stored:,} of {len(distinct.texts):,} distinct"
+        )
+    components = config.encoding.components
+    place_N = distinct.place_S[encoded.indices.to_numpy()]
+    scatter = Scatter(texts, place_N, chunks, num_rows, folder)
+    num_new = len(distinct.texts) - distinct.num_stored
+    vectors = _vectors(distinct, store, config.compute, model, make_encoder, folder)
+    with closing(vectors), console.progress("encode", num_new) as task:
+        for place_M, vector_MD in vectors:
+            if components and components > (width := vector_MD.shape[1]):
+                raise EncodingError(
+                    f"encoding.components is {components}, but {config.encoding.model} has "
+                    f"{width} dimensions: set at most {width}, or null for all of them"
+                )
+            scatter.put(place_M, vector_MD)
+            if place_M[0] >= distinct.num_stored:
+                task.advance(len(place_M))
+    return scatter.close(), distinct
 
 
 def embed_texts(config: ExperimentConfig, texts: pa.Array) -> NDArray[np.float32]:

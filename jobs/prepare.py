@@ -119,7 +119,7 @@ def _prepare(
     if found := merge(report.rejected for report in scattered):
         rejected["interactions"] = found
     num_read = sum(report.num_read for report in scattered)
-    _check_rate("interactions", str(files), num_read, found, config.dataset, draft.path)
+    check_rate("interactions", str(files), num_read, found, config.dataset, draft.path)
     if not any(report.ratings for report in scattered):
         raise InputError(f"{files}: no usable interaction among {num_read:,} rows")
 
@@ -167,11 +167,11 @@ def _check_entities(
         pq.write_table(entities.rejected, target / REJECTED / f"part-{name}.parquet")
         rejected[name] = summarise(entities.rejected)
         file = entities.rejected["file"][0].as_py()
-        _check_rate(name, file, entities.num_read, rejected[name], config, target)
+        check_rate(name, file, entities.num_read, rejected[name], config, target)
     return rejected
 
 
-def _check_rate(
+def check_rate(
     table: str,
     file: str,
     num_read: int,
@@ -179,6 +179,7 @@ def _check_rate(
     config: DatasetConfig,
     target: Path,
 ) -> None:
+    """Raises BadRowsError if more of a table's rows are rejected than `dataset.max_bad_rows`."""
     num_rejected = sum(reason["rows"] for reason in found.values())
     if num_rejected <= config.max_bad_rows * num_read:
         return

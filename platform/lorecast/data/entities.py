@@ -1,6 +1,6 @@
 """Users and items: ids in row order, texts for prompts, features for the model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -82,13 +82,13 @@ class Entities:
         vocabularies, multi = self.vocabularies(), self.multi_vocabularies()
         return [
             *self.texts.values(),
-            *(_codes(values, vocabularies[name]) for name, values in self.features.items()),
-            *(_code_lists(lists, multi[name]) for name, lists in self.multi.items()),
+            *(codes(values, vocabularies[name]) for name, values in self.features.items()),
+            *(code_lists(lists, multi[name], longest(lists)) for name, lists in self.multi.items()),
             *self.numeric.values(),
         ]
 
     def _widths(self) -> dict[str, int]:
-        return {name: _width(lists) for name, lists in self.multi.items()}
+        return {name: longest(lists) for name, lists in self.multi.items()}
 
 
 def read_entities(files: TableFiles, side: Side, columns: EntityColumns) -> Entities:
@@ -131,9 +131,9 @@ def entities_of(chunk: Chunk, file: str, side: Side, columns: EntityColumns) -> 
             ) from None
 
     ids = read(columns.id, parsing.ids)
-    codes = pc.fill_null(ids.dictionary_encode().indices, -1).to_numpy()
+    code_N = pc.fill_null(ids.dictionary_encode().indices, -1).to_numpy()
     repeated = np.ones(len(ids), np.bool_)
-    repeated[np.unique(codes, return_index=True)[1]] = False
+    repeated[np.unique(code_N, return_index=True)[1]] = False
     checks = RowChecks(len(ids))
     checks.add(nulls(ids), f"{columns.id} is empty")
     checks.add(repeated, f"{columns.id} is repeated")
@@ -182,20 +182,22 @@ def _vocabulary(values: pa.StringArray) -> list[str]:
     return found
 
 
-def _codes(values: pa.StringArray, vocabulary: list[str]) -> pa.Int32Array:
+def codes(values: pa.StringArray, vocabulary: Sequence[str]) -> pa.Int32Array:
+    """Of each value its place in the vocabulary from 1; 0 where it is missing or not there."""
     places = pc.index_in(values, pa.array(vocabulary, pa.string()))
     return pc.add(pc.fill_null(places, -1), 1).cast(pa.int32())
 
 
-def _code_lists(lists: pa.ListArray, vocabulary: list[str]) -> pa.FixedSizeListArray:
-    """Codes on the left, 0 behind them."""
+def code_lists(lists: pa.ListArray, vocabulary: Sequence[str], width: int) -> pa.FixedSizeListArray:
+    """Codes on the left, 0 behind them; no list is longer than `width`."""
     owner_V = pc.list_parent_indices(lists).to_numpy()
     lengths = pc.list_value_length(lists).to_numpy()
     place_V = np.arange(owner_V.size) - (lengths.cumsum() - lengths)[owner_V]
-    codes = np.zeros((len(lists), _width(lists)), np.int32)
-    codes[owner_V, place_V] = _codes(lists.flatten(), vocabulary).to_numpy()
-    return fixed_lists(codes)
+    code_RW = np.zeros((len(lists), width), np.int32)
+    code_RW[owner_V, place_V] = codes(lists.flatten(), vocabulary).to_numpy()
+    return fixed_lists(code_RW)
 
 
-def _width(lists: pa.ListArray) -> int:
+def longest(lists: pa.ListArray) -> int:
+    """Values of the longest list."""
     return int(pc.list_value_length(lists).to_numpy().max())

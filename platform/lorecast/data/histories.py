@@ -4,6 +4,7 @@ Legend: N interactions, U users, B samples, L history, K context features.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,6 +21,8 @@ class Timelines:
     """Rating level codes, from 1."""
     label_N: NDArray[np.int8]
     timestamp_N: NDArray[np.int64]
+    order_N: NDArray[np.int64]
+    """What a user's interactions are sorted by."""
     part_N: NDArray[np.int8]
     """Split the interaction asks for (split by column); otherwise unused."""
     position_N: NDArray[np.int32]
@@ -35,6 +38,18 @@ class Timelines:
     @property
     def user_row_U(self) -> NDArray[np.int32]:
         return self.user_row_N[self.start_U]
+
+    def of_users_from(self, first_row: int) -> "Timelines":
+        """Those of users from this row on, who count from 1 then."""
+        own_N, own_U = self.user_row_N >= first_row, self.user_row_U >= first_row
+        length_U = self.length_U[own_U]
+        columns: dict[str, Any] = {
+            name: None if values is None else values[own_N]
+            for name, values in vars(self).items()
+            if not name.endswith("_U")
+        }
+        columns["user_row_N"] -= first_row - 1
+        return Timelines(**columns, start_U=np.cumsum(length_U) - length_U, length_U=length_U)
 
 
 def timelines(
@@ -63,6 +78,7 @@ def timelines(
         rating_N=rating_N[by_user],
         label_N=label_N[by_user],
         timestamp_N=timestamp_N[by_user],
+        order_N=order_N[by_user],
         part_N=part_N[by_user],
         position_N=position_N.astype(np.int32),
         start_U=start_U,
@@ -97,6 +113,30 @@ def windows(
     window_BL: NDArray[np.generic] = sliding_window_view(padded, length)[end_B]
     window_BL[np.arange(length) < length - depth_B[:, None]] = 0
     return window_BL
+
+
+def extended(
+    recent_UL: NDArray[np.int32],
+    level_UL: NDArray[np.int32],
+    owner_V: NDArray[np.integer],
+    item_row_V: NDArray[np.integer],
+    level_V: NDArray[np.integer],
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(recent_UL, level_UL) with later entries behind, of which the last L stay.
+
+    Histories are newest last, padded with 0 on the left; `owner_V` ascends, each owner's entries
+    come oldest first.
+    """
+    num_owners, length = recent_UL.shape
+    before_U, place_U = np.nonzero(recent_UL)
+    owners = np.concatenate([before_U, owner_V])
+    order = np.argsort(owners, kind="stable")
+    rows = np.concatenate([recent_UL[before_U, place_U], item_row_V])[order]
+    levels = np.concatenate([level_UL[before_U, place_U], level_V])[order]
+    column, kept = last_places(owners[order], num_owners, length)
+    grown = np.zeros((2, num_owners, length), np.int32)
+    grown[:, owners[order][kept], column[kept]] = rows[kept], levels[kept]
+    return grown[0], grown[1]
 
 
 def last_places(

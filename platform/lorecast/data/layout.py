@@ -29,6 +29,7 @@ USERS: Final = "users.parquet"
 VOCABULARIES: Final = "vocabularies.json"
 REJECTED: Final = "rejected"
 CONTEXT_PREFIX: Final = "context:"
+LAST_ORDER: Final = "last_order"
 
 
 def samples_folder(dataset: Path, split: Split) -> Path:
@@ -91,7 +92,8 @@ def past_schema(history_length: int) -> pa.Schema:
 
     history_end: position of the last interaction that prompts may show, -1 for none. prompt_*:
     the interactions up to there, oldest first. recent_*: the last L of all, newest last, padded
-    with 0 on the left (of histories that a column gives: the newest of them).
+    with 0 on the left (of histories that a column gives: the newest of them). last_order: what the
+    last of all is sorted by, its time or a column of its own; null for none.
     """
     return pa.schema(_past(history_length))
 
@@ -107,4 +109,5 @@ def _past(history_length: int) -> list[tuple[str, pa.DataType]]:
         ("prompt_ratings", pa.list_(pa.int8())),
         ("recent_item_rows", pa.list_(pa.int32(), history_length)),
         ("recent_ratings", pa.list_(pa.int8(), history_length)),
+        (LAST_ORDER, pa.int64()),
     ]

@@ -26,10 +26,10 @@ from lorecast.data.files import Chunk, CsvFormat, TableFiles
 from lorecast.data.sources import source_folder
 from lorecast.errors import InputError
 
-_ITEM = EntityColumns(
+ITEM = EntityColumns(
     file="movies", id="movie_id", title="title", text=("genres",), features=("genre",)
 )
-_USER = EntityColumns(file="users", id="user_id", text=("gender", "age", "occupation"))
+USER = EntityColumns(file="users", id="user_id", text=("gender", "age", "occupation"))
 
 _FLAGS_100K: Final = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
@@ -105,7 +105,7 @@ class MovieLensSource:
         self._movies, self._users = (folder / name for name in known[ratings])
         if not self._movies.is_file():
             raise InputError(f"{self._movies}: no such file; it belongs to {ratings}")
-        self._files, self.columns = _ratings_files(self._ratings)
+        self._files, self.columns = ratings_files(self._ratings)
         used = [name for name in (config.split.column,) if name]
         self._files.require(used, "dataset.split.column")
 
@@ -117,34 +117,42 @@ class MovieLensSource:
         return self._files
 
     def items(self) -> Entities:
-        chunk = _read_movies(self._movies)
-        genres = parsing.texts(chunk.table["genres"])
-        genres = pc.if_else(pc.is_in(genres, pa.array(_NO_GENRE)), None, genres)
-        table = pa.table(
-            {
-                "movie_id": chunk.table["movie_id"],
-                "title": said_titles(parsing.texts(chunk.table["title"])),
-                "genres": pc.replace_substring(genres, "|", ", "),
-                "genre": pc.replace_substring_regex(genres, r"\|.*", ""),
-            }
-        )
-        return entities_of(Chunk(0, table, chunk.malformed), str(self._movies), "item", _ITEM)
+        return movies(self._movies)
 
     def users(self) -> Entities | None:
-        if not self._users.is_file():
-            return None
-        chunk = _read_users(self._users)
-        ages = pc.fill_null(parsing.numbers(chunk.table["age"]), -1).to_numpy()
-        group = np.searchsorted(_AGE_FROM, ages, side="right")
-        table = pa.table(
-            {
-                "user_id": chunk.table["user_id"],
-                "gender": _words(chunk.table["gender"], _GENDERS),
-                "age": pa.array(_AGES).take(pa.array(group, mask=ages < 0)),
-                "occupation": _words(chunk.table["occupation"], _OCCUPATIONS),
-            }
-        )
-        return entities_of(Chunk(0, table, chunk.malformed), str(self._users), "user", _USER)
+        return people(self._users) if self._users.is_file() else None
+
+
+def movies(path: Path) -> Entities:
+    """The items of a file in any of the sets' forms, by its ending."""
+    chunk = _read_movies(path)
+    genres = parsing.texts(chunk.table["genres"])
+    genres = pc.if_else(pc.is_in(genres, pa.array(_NO_GENRE)), None, genres)
+    table = pa.table(
+        {
+            "movie_id": chunk.table["movie_id"],
+            "title": said_titles(parsing.texts(chunk.table["title"])),
+            "genres": pc.replace_substring(genres, "|", ", "),
+            "genre": pc.replace_substring_regex(genres, r"\|.*", ""),
+        }
+    )
+    return entities_of(Chunk(0, table, chunk.malformed), str(path), "item", ITEM)
+
+
+def people(path: Path) -> Entities:
+    """The users, likewise."""
+    chunk = _read_users(path)
+    ages = pc.fill_null(parsing.numbers(chunk.table["age"]), -1).to_numpy()
+    group = np.searchsorted(_AGE_FROM, ages, side="right")
+    table = pa.table(
+        {
+            "user_id": chunk.table["user_id"],
+            "gender": _words(chunk.table["gender"], _GENDERS),
+            "age": pa.array(_AGES).take(pa.array(group, mask=ages < 0)),
+            "occupation": _words(chunk.table["occupation"], _OCCUPATIONS),
+        }
+    )
+    return entities_of(Chunk(0, table, chunk.malformed), str(path), "user", USER)
 
 
 def said_titles(titles: pa.StringArray) -> pa.StringArray:
@@ -152,7 +160,9 @@ def said_titles(titles: pa.StringArray) -> pa.StringArray:
     return pc.replace_substring_regex(titles, r"^([^(]*), (The|A|An) \(", r"\2 \1 (")
 
 
-def _ratings_files(path: Path) -> tuple[TableFiles, InteractionColumns]:
+def ratings_files(path: Path) -> tuple[TableFiles, InteractionColumns]:
+    """Ratings in any of the sets' forms, by the file's ending."""
+
     def columns(user: str, item: str, time: str, order: str | None = None) -> InteractionColumns:
         return InteractionColumns(
             file=path.name, user=user, item=item, rating="rating", timestamp=time, order=order

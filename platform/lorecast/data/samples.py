@@ -67,6 +67,7 @@ def past_table(
             pa.ListArray.from_arrays(offsets, pa.array(lines.item_row_N[shown_N])),
             pa.ListArray.from_arrays(offsets, pa.array(lines.rating_N[shown_N])),
             *map(fixed_lists, recent),
+            pa.array(lines.order_N[end_U - 1]),
         ],
         schema=past_schema(history_length),
     )
@@ -84,6 +85,7 @@ def empty_past(num_users: int, history_length: int) -> pa.Table:
             pa.ListArray.from_arrays(nothing, pa.array([], pa.int8())),
             fixed_lists(padding.astype(np.int32)),
             fixed_lists(padding),
+            pa.nulls(num_users, pa.int64()),
         ],
         schema=past_schema(history_length),
     )

@@ -31,12 +31,17 @@ def keep_components(folder: Path, sides: Sequence[Side], num_components: int) ->
     covariance_DD = sum(_scatter_matrix(folder, side) for side in sides)
     assert isinstance(covariance_DD, np.ndarray), "no side has texts"
     basis_DR = leading(covariance_DD, num_components)
-    for side in sides:
-        _rewrite(folder / f"{side}.npy", basis_DR)
+    map_to(folder, sides, basis_DR)
     np.save(folder / COMPONENTS, basis_DR)
     variance = np.trace(covariance_DD)
     kept = np.einsum("dr,de,er->", basis_DR, covariance_DD, basis_DR, optimize=True)
     return float(kept / variance) if variance > 0 else 1.0
+
+
+def map_to(folder: Path, sides: Sequence[Side], basis_DR: NDArray[np.float32]) -> None:
+    """Rewrites the arrays of `sides` in `folder` as their products with a basis."""
+    for side in sides:
+        _rewrite(folder / f"{side}.npy", basis_DR)
 
 
 def leading(covariance_DD: NDArray[np.floating], num_components: int) -> NDArray[np.float32]:

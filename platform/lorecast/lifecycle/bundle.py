@@ -35,25 +35,26 @@ from lorecast.config import ModelConfig, Side
 from lorecast.config.model import BACKBONES
 from lorecast.data import features
 from lorecast.data.dataset import Dataset, FeatureSchema
+from lorecast.data.layout import LAST_ORDER
 from lorecast.encoding.vectors import HISTORY_END, VectorsTable
 from lorecast.errors import ArtifactError
 from lorecast.lifecycle.card import BundleCard, Kind, common_card, seal
 from lorecast.lifecycle.check_rows import write_check_rows
 from lorecast.lifecycle.texts import write_texts
 from lorecast.models.click_model import ClickModel
-from lorecast.models.feature_tables import feature_tables
+from lorecast.models.feature_tables import SideFeatures, feature_tables
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape
 from lorecast.models.prestored import EntityTables
 
 WEIGHTS = "weights.safetensors"
 _ALLOW_CODE = "LORECAST_ALLOW_CODE"
-_USER_COLUMNS = ("id", "recent_item_rows", "recent_ratings")
+_USER_COLUMNS = ("id", "recent_item_rows", "recent_ratings", LAST_ORDER)
 _ITEM_COLUMNS = ("id", "title")
 _VECTORS = tuple(
     f"{side}{kind}" for side in ("item", "user") for kind in ("", "_mask", "_certainty")
 )
 _MASKS = ("item_mask", "user_mask")
-_PRESTORED = "{}_prestored.npy"
+PRESTORED = "{}_prestored.npy"
 _BLOCK_ROWS = 1024
 """Entities prestored at once; bounds memory."""
 
@@ -116,11 +117,14 @@ class Bundle(BundleCard):
 
     model: ModelConfig
     schema: FeatureSchema
+    """Of training: entities whose rows are beyond its counts joined later, see `refreshing`."""
     knowledge: KnowledgeShape | None
     injected: bool
     """The extractor acts on a backbone that was trained without it, see `ClickModel`."""
     prestored: Mapping[Side, int]
     """Widths of prestored rows; of no side, if there are vectors instead."""
+    refreshed: tuple[Mapping[str, Any], ...]
+    """What `refreshing` did since training, in order."""
 
     @classmethod
     def _parse(cls, folder: Path, card: Mapping[str, Any]) -> Self:
@@ -139,12 +143,13 @@ class Bundle(BundleCard):
             **cls._common(folder, card),
             model=ModelConfig.model_validate(model["config"]),
             schema=schema,
-            num_users=schema.num_users,
-            num_items=schema.num_items,
+            num_users=card.get("entities", {}).get("user", schema.num_users),
+            num_items=card.get("entities", {}).get("item", schema.num_items),
             knowledge=None if shape is None else KnowledgeShape.from_dict(shape),
             strategy=model["strategy"],
             injected=model.get("injected", model["strategy"] == "extractor_only"),
             prestored=prestored,
+            refreshed=tuple(card.get("refreshed", ())),
         )
 
     def feature_codes(self, side: Side) -> NDArray[np.int32]:
@@ -168,7 +173,7 @@ class Bundle(BundleCard):
 
     def num_rows(self, side: Side) -> int:
         """Entities of a side, with row 0."""
-        return 1 + (self.schema.num_items if side == "item" else self.schema.num_users)
+        return 1 + (self.num_items if side == "item" else self.num_users)
 
     def has_text(self, side: Side) -> NDArray[np.bool_] | None:
         """[rows + 1], which entities of a side that it has knowledge of have any; none if it was
@@ -189,14 +194,19 @@ class Bundle(BundleCard):
         ends: NDArray[np.int32] = np.load(path, allow_pickle=False)
         return ends
 
-    def load_model(self, knowledge: ChunkVectors | EntityTables | None) -> ClickModel:
-        """The model in evaluation mode; it reads `knowledge` where it lies.
+    def load_model(
+        self,
+        knowledge: ChunkVectors | EntityTables | None,
+        tables: tuple[SideFeatures, SideFeatures] | None = None,
+    ) -> ClickModel:
+        """The model in evaluation mode; it reads `knowledge` where it lies. `tables`: features of
+        other items and users than the bundle's, which then are the rows.
 
         Raises SafetensorError, RuntimeError, KeyError or OSError if the weights are not the
         model's.
         """
         model = ClickModel(self.model, self.schema, self.knowledge, injected=self.injected)
-        model.attach(*feature_tables(self), knowledge)
+        model.attach(*(tables or feature_tables(self)), knowledge)
         model.load_state_dict(load_file(self.path / WEIGHTS))
         return model.eval()
 
@@ -210,7 +220,7 @@ class Bundle(BundleCard):
         if self.prestored:
             return EntityTables(
                 {
-                    side: self._map(_PRESTORED.format(side), (self.num_rows(side), width))
+                    side: self._map(PRESTORED.format(side), (self.num_rows(side), width))
                     for side, width in self.prestored.items()
                 }
             )
@@ -258,7 +268,7 @@ def _prestore(folder: Path, model: ClickModel, side: Side, num_rows: int) -> int
     """Writes what the model's extractor makes of each entity; returns I, the width of a row."""
     width = model.entity_rows(side, torch.zeros(1, dtype=torch.int64)).shape[1]
     create: Any = np.lib.format.open_memmap
-    table = create(folder / _PRESTORED.format(side), "w+", np.float32, (num_rows, width))
+    table = create(folder / PRESTORED.format(side), "w+", np.float32, (num_rows, width))
     for start in range(0, num_rows, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, num_rows)
         table[start:stop] = model.entity_rows(side, torch.arange(start, stop)).numpy()
@@ -268,7 +278,8 @@ def _prestore(folder: Path, model: ClickModel, side: Side, num_rows: int) -> int
 
 def _write_entities(path: Path, table: pa.Table, columns: tuple[str, ...]) -> None:
     described = [name for name in table.column_names if name.startswith(features.PREFIXES)]
-    pq.write_table(table.select([*columns, *described]), path)
+    known = [name for name in columns if name in table.column_names]  # older datasets lack some
+    pq.write_table(table.select([*known, *described]), path)
 
 
 def _check_code(folder: Path, backbone: str) -> None:

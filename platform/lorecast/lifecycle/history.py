@@ -7,7 +7,8 @@ appended only while the champion is the one that its gate compared with. Then wh
 write has seen the last record, so the aliases end as it says, however many promote at once. What a
 process that died in between left is put right by the next command.
 
-A promotion puts a version on top of those that served before; a rollback takes the top one away.
+A promotion puts a version on top of those that served before, and so does a refresh; a rollback
+takes the top one away.
 """
 
 import getpass
@@ -29,7 +30,7 @@ from lorecast.lifecycle.registry import (
     RunRecord,
 )
 
-Action = Literal["first", "promoted", "forced", "refused", "rolled back"]
+Action = Literal["first", "promoted", "forced", "refreshed", "refused", "rolled back"]
 _LONGEST_REASON = 1500
 
 

@@ -21,7 +21,7 @@ from lorecast.encoding.vectors import VectorsTable
 from lorecast.knowledge.rows import KNOWLEDGE
 
 FILE: Final = "texts.parquet"
-_SCHEMA: Final = pa.schema(
+SCHEMA: Final = pa.schema(
     [
         ("side", pa.string()),
         ("row", pa.int32()),
@@ -52,11 +52,11 @@ def write_texts(folder: Path, knowledge: Path, vectors: VectorsTable) -> None:
     wanted = (pc.field("status") == "ok") & pc.field("field").isin(
         [name.field for side in SIDES for name in vectors.chunks(side)]
     )
-    with pq.ParquetWriter(folder / FILE, _SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(folder / FILE, SCHEMA, compression="zstd") as writer:
         for batch in table.to_batches(columns=_COLUMNS, filter=wanted, batch_size=_GROUP_ROWS):
             if batch.num_rows:
                 texts = _read_by_models(pa.Table.from_batches([batch]), vectors)
-                writer.write_table(texts.cast(_SCHEMA), row_group_size=_GROUP_ROWS)
+                writer.write_table(texts.cast(SCHEMA), row_group_size=_GROUP_ROWS)
 
 
 def read_texts(folder: Path, side: Side, row: int) -> list[Text] | None:
@@ -69,7 +69,7 @@ def read_texts(folder: Path, side: Side, row: int) -> list[Text] | None:
 
 
 def _read_by_models(texts: pa.Table, vectors: VectorsTable) -> pa.Table:
-    """The texts that have a vector, as in `_SCHEMA`; `encoding.where` leaves some without."""
+    """The texts that have a vector, as in `SCHEMA`; `encoding.where` leaves some without."""
     place_N = chunk_places(texts, vectors.names)
     row_N = texts["row"].to_numpy()
     has_vector_N = np.zeros(len(row_N), bool)

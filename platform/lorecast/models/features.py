@@ -42,6 +42,7 @@ class FeatureEmbedding(nn.Module):
         offsets = [ends[sum(map(len, parts[:n])) :][: len(part)] for n, part in enumerate(parts)]
         self.table = nn.Embedding(ends[-1] + 1, dim, padding_idx=0)
         self._initialise(sizes)
+        self._num_items = schema.num_items
         self._items = _Side(schema.num_items, offsets[0], 1 + len(schema.item_features))
         self._users = _Side(schema.num_users, offsets[2], len(schema.user_features))
         self.counts = FieldCounts(
@@ -58,8 +59,10 @@ class FeatureEmbedding(nn.Module):
         self.register_buffer("_context_offset_C", context_offset_C, persistent=False)
 
     def attach(self, items: SideFeatures, users: SideFeatures) -> None:
-        """Sets each row's features, see `feature_tables`."""
+        """Sets each row's features, see `feature_tables`. Rows beyond the schema's are of entities
+        that training did not know: their id is the unknown one's, their features are their own."""
         ids = np.arange(len(items.codes), dtype=np.int32)[:, None]
+        ids[ids > self._num_items] = 0
         self._items.attach(np.hstack([ids, items.codes]), items)
         self._users.attach(users.codes, users)
 
@@ -92,7 +95,7 @@ class FeatureEmbedding(nn.Module):
                 mask_BL=batch.history_item_BL > 0,
             ),
             extra_BXE=extra_BXE,
-            user_row_B=batch.user_row_B,
+            user_row_B=torch.where(batch.user_row_B > self.counts.num_users, 0, batch.user_row_B),
         )
 
     def _places(self, batch: Batch, *, few: bool) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -171,6 +174,7 @@ class _Side(nn.Module):
         shares = [1 / np.maximum((code_RW > 0).sum(1, keepdims=True), 1) for code_RW in several]
         code_RV = np.hstack([code_RA[:, :0], *moved]).astype(np.int32)
         scale_RG = np.hstack([*shares, features.numbers]).astype(np.float32)
+        self.num_rows = len(code_RV)
         self.code_RV = torch.from_numpy(code_RV).to(self.code_RV.device)
         self.scale_RG = torch.from_numpy(scale_RG).to(self.scale_RG.device)
 

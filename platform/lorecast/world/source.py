@@ -14,10 +14,10 @@ from lorecast.data.files import Chunk, TableFiles
 from lorecast.world.catalogue import World, generate
 
 _INTERACTIONS = "interactions.parquet"
-_ITEM = EntityColumns(
+ITEM = EntityColumns(
     file="items", id="item_id", title="title", text=("year", "genre"), features=("genre",)
 )
-_USER = EntityColumns(file="users", id="user_id", text=("age_group", "region"))
+USER = EntityColumns(file="users", id="user_id", text=("age_group", "region"))
 
 
 class WorldSource:
@@ -39,10 +39,10 @@ class WorldSource:
         return TableFiles(paths=(path,))
 
     def users(self) -> Entities:
-        return entities_of(Chunk(0, self._world.users, ()), "the world's users", "user", _USER)
+        return entities_of(Chunk(0, self._world.users, ()), "the world's users", "user", USER)
 
     def items(self) -> Entities:
-        return entities_of(Chunk(0, self._world.items, ()), "the world's items", "item", _ITEM)
+        return entities_of(Chunk(0, self._world.items, ()), "the world's items", "item", ITEM)
 
     @cached_property
     def _world(self) -> World:
