@@ -70,6 +70,7 @@ POINTS = {
     "5h": "overload",
     "5j": "page",
     "5k": "security",
+    "5m": "refresh",
     "5n": "offline_scoring",
 }
 

@@ -378,10 +378,11 @@ def history(experiment: Experiment = None, as_json: Json = False) -> None:
     "--items new-items.parquet`"
 )
 def refresh(
-    interactions: Annotated[
-        Path, typer.Option(help="new clicks: Parquet or CSV with the experiment's columns")
-    ],
     experiment: Experiment = None,
+    interactions: Annotated[
+        Path | None,
+        typer.Option(help="new clicks: Parquet or CSV with the experiment's columns"),
+    ] = None,
     items: Annotated[Path | None, typer.Option(help="new or changed items, likewise")] = None,
     users: Annotated[Path | None, typer.Option(help="new or changed users, likewise")] = None,
     model: Annotated[

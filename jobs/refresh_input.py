@@ -44,7 +44,7 @@ _ROWS_AT_ONCE = 1 << 20
 class NewTables:
     """The files, or folders of them, that were named."""
 
-    interactions: Path
+    interactions: Path | None = None
     items: Path | None = None
     users: Path | None = None
 
@@ -52,8 +52,11 @@ class NewTables:
         return self.items if side == "item" else self.users
 
     def fingerprints(self) -> dict[str, str]:
-        """Of the contents, by table. Raises InputError if one is not there."""
+        """Of the contents, by table. Raises ConfigError if none is named, InputError if one is not
+        there."""
         named = {name: path for name, path in vars(self).items() if path is not None}
+        if not named:
+            raise ConfigError("say what is new: --interactions, --items or --users FILE")
         for name, path in named.items():
             if not path.exists():
                 raise InputError(f"{path} (--{name}): there is no such file or folder")
@@ -89,6 +92,8 @@ class Reader:
 
     def clicks(self, users: Joined, items: Joined) -> tuple[Timelines, dict[str, int]]:
         """The clicks that go on from the model's histories, by user and time; what was found."""
+        if self.tables.interactions is None:
+            return _no_clicks(), {"clicks": 0, "late_clicks": 0, "repeated_clicks": 0}
         accepted = self._accepted(users.ids, items.ids)
         rating = accepted["rating"].to_numpy()
         levels = np.asarray(self.bundle.rating_levels, np.float64)
@@ -133,7 +138,7 @@ class Reader:
         """None: nobody joins."""
         path, source = self.tables.of(side), self.config.dataset.source
         columns = self._entity_columns(side)
-        if path is None and columns is not None:
+        if path is None and (columns is not None or self.tables.interactions is None):
             return None
         if path is None:
             names = self._clicks[1]
@@ -174,6 +179,7 @@ class Reader:
     def _clicks(self) -> tuple[TableFiles, InteractionColumns]:
         """The file of clicks, and the columns that histories need."""
         dataset, path = self.config.dataset, self.tables.interactions
+        assert path is not None, "there are clicks"
         if dataset.source == "movielens":
             from lorecast.data.movielens import ratings_files
 
@@ -226,3 +232,17 @@ class Reader:
         pq.write_table(table, folder / f"part-{name}.parquet")
         check_rate(name, file, num_read, summarise(table), self.config.dataset, self.folder)
         self.console.note(f"{table.num_rows:,} rows of {file} rejected: see {folder}")
+
+
+def _no_clicks() -> Timelines:
+    whole, rows, small = (np.empty(0, kind) for kind in (np.int64, np.int32, np.int8))
+    return timelines(
+        rank_N=whole,
+        order_N=whole,
+        user_row_N=rows,
+        item_row_N=rows,
+        rating_N=small,
+        label_N=small,
+        timestamp_N=whole,
+        part_N=small,
+    )

@@ -170,4 +170,5 @@ _SPLITS = ("valid", "test")
 def _shape(vectors: VectorsTable | None) -> KnowledgeShape | None:
     if vectors is None:
         return None
-    return KnowledgeShape(dim=DIM, item_chunks=CHUNKS["item"], user_chunks=CHUNKS["user"])
+    chunks = {side: tuple(Chunk(*name) for name in vectors.chunks(side)) for side in CHUNKS}
+    return KnowledgeShape(dim=vectors.dim, item_chunks=chunks["item"], user_chunks=chunks["user"])

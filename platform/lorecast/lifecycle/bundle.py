@@ -2,7 +2,8 @@
 
     bundle.json                     written last: what every bundle says, and the model
     weights.safetensors             the model's parameters
-    items.parquet, users.parquet    ids, features, recent histories; line i is row i + 1
+    items.parquet, users.parquet    ids, features, recent histories and when they end; line i is
+                                    row i + 1, also where it joined later (`refreshing`)
     {item,user}.npy, *_mask.npy     stored knowledge vectors and their mask, and where the texts'
                                     certainty is known *_certainty.npy; or instead of them
     {item,user}_prestored.npy       what the extractor makes of each entity, float32 [rows + 1, I],
