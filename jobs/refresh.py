@@ -79,7 +79,12 @@ def run(
     spec = StageSpec(
         stage=STAGE,
         name=config.name,
-        identity={"layout": 1},
+        identity={
+            "layout": 1,
+            "dataset": config.dataset.identity(),
+            "knowledge": config.knowledge.identity(),
+            "encoding": config.encoding.identity(),
+        },
         inputs={"bundle": fingerprint_files([folder / CARD]), **inputs},
     )
     artifact = find(workspace, spec)
