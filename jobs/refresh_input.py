@@ -235,7 +235,7 @@ class Reader:
 
 
 def _no_clicks() -> Timelines:
-    whole, rows, small = (np.empty(0, kind) for kind in (np.int64, np.int32, np.int8))
+    whole, rows, small = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int8)
     return timelines(
         rank_N=whole,
         order_N=whole,
