@@ -21,6 +21,7 @@ from lorecast.serve.batching import Batches
 from lorecast.serve.front import note
 from lorecast.serve.page import add_page
 from lorecast.serve.schema import (
+    ArmAnswer,
     ErrorAnswer,
     FollowAnswer,
     HealthAnswer,
@@ -31,6 +32,7 @@ from lorecast.serve.schema import (
     ScoreAnswer,
     ScoreRequest,
 )
+from lorecast.serve.shadows import Shadows
 
 _BODY_BYTES_PER_ITEM = 128
 _BODY_BYTES_FLOOR = 1 << 20
@@ -45,11 +47,15 @@ def create_app(
     model_version: str,
     max_items: int,
     follows: Callable[[], FollowAnswer] | None = None,
+    arm: str | None = None,
+    arms: Callable[[], dict[str, ArmAnswer]] | None = None,
+    shadows: Shadows | None = None,
 ) -> FastAPI:
     """The application, answering in the name of `model_version`.
 
     A request may hold at most `max_items` candidates and as many history entries. `follows` tells
-    how the registry is followed, as of now.
+    how the registry is followed, and `arms` what all arms do, as of now; `arm` is this one's name.
+    Answered requests are shown to `shadows`.
     """
     app = FastAPI(
         title="lorecast",
@@ -60,6 +66,8 @@ def create_app(
     )
     bundle, fingerprints = scorer.bundle, scorer.bundle.fingerprints
     origin = {"model_version": model_version, "knowledge": fingerprints.get("knowledge")}
+    if arm is not None:
+        origin["arm"] = arm
     card = ModelAnswer(
         **origin,
         kind=bundle.kind,
@@ -82,8 +90,12 @@ def create_app(
         query = await limits.read(request, ScoreRequest)
         history = limits.history(query.history)
         note(request.scope, items=len(query.item_ids))
-        scored = await batches.answer(Query(query.user_id, query.item_ids, history, query.context))
-        return _json({**origin, "scores": scored.score_N.tolist(), **_unknown(scored)})
+        asked = Query(query.user_id, query.item_ids, history, query.context)
+        scored = await batches.answer(asked)
+        answer = _json({**origin, "scores": scored.score_N.tolist(), **_unknown(scored)})
+        if shadows is not None:
+            answer.background = shadows.after(request.scope, asked, scored)
+        return answer
 
     @app.post("/v1/rank", openapi_extra=_takes(RankRequest), responses=_gives(RankAnswer))
     async def rank(request: Request) -> Response:
@@ -92,18 +104,22 @@ def create_app(
         history = limits.history(query.history)
         candidates = scorer.all_items if query.item_ids is None else query.item_ids
         note(request.scope, items=len(candidates))
-        scored = await batches.answer(Query(query.user_id, candidates, history, query.context))
-        ranked = scored.best(query.k)
+        asked = Query(query.user_id, candidates, history, query.context)
+        ranked = (await batches.answer(asked)).best(query.k)
         items = [
             {"item_id": item, "score": score}
             for item, score in zip(ranked.item_ids, ranked.score_N.tolist(), strict=True)
         ]
-        return _json({**origin, "items": items, **_unknown(ranked)})
+        answer = _json({**origin, "items": items, **_unknown(ranked)})
+        if shadows is not None:
+            answer.background = shadows.after(request.scope, asked, ranked)
+        return answer
 
     @app.get("/v1/model")
     async def model() -> ModelAnswer:
         """What is being served."""
-        return card if follows is None else card.model_copy(update={"follows": follows()})
+        now = {"follows": follows and follows(), "arms": arms and arms()}
+        return card.model_copy(update=now)
 
     @app.get("/readyz")
     @app.get("/healthz")
@@ -115,6 +131,11 @@ def create_app(
     add_page(app, lambda: (scorer, model_version), max_items=max_items)
     _describe_requests(app, max_items, scorer.rating_range, scorer.context_names)
     return app
+
+
+def max_bytes(max_items: int) -> int:
+    """Of a body that may hold so many items."""
+    return _BODY_BYTES_FLOOR + _BODY_BYTES_PER_ITEM * max_items
 
 
 class _Signed:
@@ -139,7 +160,7 @@ class _Limits:
         context_names: tuple[str, ...],
     ) -> None:
         self._max_items = max_items
-        self._max_bytes = _BODY_BYTES_FLOOR + _BODY_BYTES_PER_ITEM * max_items
+        self._max_bytes = max_bytes(max_items)
         self._rating_range = rating_range
         self._context_names = context_names
 

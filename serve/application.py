@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
-from lorecast.config import load_experiment
+from lorecast.config import MAIN_ARM, load_experiment
 from lorecast.lifecycle.mlflow_registry import open_registry
 from lorecast.lifecycle.registry import champion_of
 from lorecast.serve.deployment import bind
-from lorecast.serve.following import Follow, Target
+from lorecast.serve.following import Source, arm_sources
 
 
 class Arguments(BaseModel):
@@ -33,9 +33,6 @@ def build(arguments: Arguments) -> serve.Application:
     reference = arguments.model or champion_of(config)
     workspace = Path(config.compute.workspace).absolute()
     registry = open_registry(config)
-    return bind(
-        Target.named(registry, reference, workspace),
-        config.serving,
-        tolerance=config.promotion.parity,
-        follow=Follow.of(config, registry, reference, workspace),
-    )
+    main = Source.named(config, registry, reference, workspace)
+    sources = {MAIN_ARM: main, **arm_sources(config, registry, workspace)}
+    return bind(sources, config.serving, tolerance=config.promotion.parity)

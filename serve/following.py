@@ -6,12 +6,13 @@ A fixed number and a folder are followed by nobody: there is no `Follow` for the
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from lorecast.config import ExperimentConfig
+from lorecast.config import MAIN_ARM, ExperimentConfig
 from lorecast.errors import ArtifactError, LorecastError
 from lorecast.lifecycle.card import kind_of
 from lorecast.lifecycle.registry import Registry, fetch, parse_reference
@@ -57,6 +58,44 @@ class Follow:
             workspace=workspace,
             period_s=config.serving.follow_s,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a model comes from: what serves first and, unless that stays, the alias to follow."""
+
+    first: Target
+    follow: Follow | None = None
+
+    @classmethod
+    def named(
+        cls, config: ExperimentConfig, registry: Registry, reference: str, workspace: Path
+    ) -> Self:
+        """The source that `reference` names. Raises RegistryError."""
+        return cls(
+            first=Target.named(registry, reference, workspace),
+            follow=Follow.of(config, registry, reference, workspace),
+        )
+
+
+def arm_sources(config: ExperimentConfig, registry: Registry, workspace: Path) -> dict[str, Source]:
+    """Those of `serving.arms`, by name. Raises RegistryError naming the arm."""
+    sources = {}
+    for name, arm in config.serving.arms.items():
+        with of_arm(name):
+            sources[name] = Source.named(config, registry, arm.model, workspace)
+    return sources
+
+
+@contextmanager
+def of_arm(name: str) -> Iterator[None]:
+    """Errors of an arm say so; those of the main model stay as they are."""
+    try:
+        yield
+    except LorecastError as error:
+        if name == MAIN_ARM:
+            raise
+        raise type(error)(f"serving.arms.{name}: {error}") from error
 
 
 class Backoff:

@@ -29,16 +29,24 @@ _PATHS: Final = frozenset(
 )
 """Those that metrics tell apart: what clients invent must not become labels."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST"})
-_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _LONGEST_PATH: Final = 200
 _NOTES: Final = "lorecast.notes"
 
 LOG: Final = logging.getLogger("lorecast.access")
 
 
-def front(app: ASGIApp, *, token_digest: str | None, replica: str, access_log: bool) -> ASGIApp:
-    """`app` behind these layers. `replica` tells this process's metrics from another's."""
-    figures = Figures(replica)
+def front(
+    app: ASGIApp,
+    *,
+    token_digest: str | None,
+    replica: str,
+    access_log: bool,
+    metrics: CollectorRegistry | None = None,
+) -> ASGIApp:
+    """`app` behind these layers. `replica` tells this process's metrics from another's; `metrics`
+    holds what else `/metrics` shows."""
+    figures = Figures(replica, CollectorRegistry() if metrics is None else metrics)
     inner: ASGIApp = Exposed(app, figures)
     if token_digest is not None:
         inner = Guard(inner, token_digest)
@@ -49,16 +57,22 @@ def front(app: ASGIApp, *, token_digest: str | None, replica: str, access_log: b
 
 def note(scope: Scope, **facts: Any) -> None:
     """Tells the access log and the metrics of a request: `model` (its version), `knowledge`,
-    `items` (how many were scored)."""
+    `items` (how many were scored), `arm`."""
     notes: dict[str, Any] = scope.setdefault(_NOTES, {})
     notes.update(facts)
+
+
+def noted(scope: Scope) -> Mapping[str, Any]:
+    """What is known of a request: its `id`, and what `note` told."""
+    notes: dict[str, Any] = scope.get(_NOTES, {})
+    return notes
 
 
 class Figures:
     """What one replica counts."""
 
-    def __init__(self, replica: str) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, replica: str, registry: CollectorRegistry) -> None:
+        self.registry = registry
         self._replica = replica
         kept: dict[str, Any] = {"registry": self.registry, "namespace": "lorecast"}
         of_path = ["replica", "method", "path"]
@@ -69,7 +83,7 @@ class Figures:
             "request_seconds",
             "From a request's head to its answer's end",
             of_path,
-            buckets=_SECONDS,
+            buckets=SECONDS,
             **kept,
         )
         self._items = Counter("items_scored", "Candidates scored", ["replica", "model"], **kept)
@@ -124,8 +138,9 @@ class Watch:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        notes = scope[_NOTES] = dict[str, Any]()
         own = request_id(scope)
+        notes: dict[str, Any] = {"id": own.decode()}
+        scope[_NOTES] = notes
         status = 500  # unless something is sent
 
         async def numbered(message: Message) -> None:
@@ -143,20 +158,20 @@ class Watch:
             self._figures.running.dec()
             self._figures.count(scope, status, seconds, notes)
             if self._access_log:
-                LOG.info(_line(scope, own, status, seconds, notes))
+                LOG.info(_line(scope, status, seconds, notes))
 
 
-def _line(scope: Scope, own: bytes, status: int, seconds: float, notes: Mapping[str, Any]) -> str:
+def _line(scope: Scope, status: int, seconds: float, notes: Mapping[str, Any]) -> str:
     """One line of JSON. Neither query, headers nor body are in it: they hold ids and tokens."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "id": own.decode(),
+        "id": notes["id"],
         "method": scope["method"],
         "path": scope["path"][:_LONGEST_PATH],
         "status": status,
         "ms": round(1000 * seconds, 3),
     }
-    line |= {name: notes[name] for name in ("items", "model") if name in notes}
+    line |= {name: notes[name] for name in ("items", "arm", "model") if name in notes}
     return json.dumps(line)
 
 

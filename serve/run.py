@@ -9,17 +9,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorecast.config import ExperimentConfig, ServingConfig
+from lorecast.config import MAIN_ARM, ExperimentConfig, ServingConfig
 from lorecast.errors import ServingError
 from lorecast.lifecycle.card import BundleCard
 from lorecast.lifecycle.registry import champion_of
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.serve import overload
-from lorecast.serve.following import Follow, Target
+from lorecast.serve.following import Source, Target, arm_sources, of_arm
 from lorecast.serve.guard import token_digest, warning
 
 APPLICATION = "lorecast"
@@ -47,17 +47,12 @@ def run(config: ExperimentConfig, *, model: str | None = None, bundle: Path | No
         sys.stderr.write(said + "\n")
     if not _cluster(config):
         check_port(config.serving)
-    if bundle is None:
-        first, follow = _registered(config, model)
-        opened = Scorer.load(first.folder).bundle  # a replica's own failure would be hard to read
-    else:
-        opened, follow = Scorer.load(bundle.absolute()).bundle, None
-        first = Target(folder=opened.path, version=opened.version)
+    card, sources = _sources(config, model, bundle)
     with _ray(config):
-        start(first, config.serving, tolerance=config.promotion.parity, follow=follow)
+        start(sources, config.serving, tolerance=config.promotion.parity)
         try:
-            _announce(opened, first.version, config.serving)
-            _tell(follow)
+            _announce(card, sources, config.serving)
+            _tell(any(source.follow for source in sources.values()))
         except KeyboardInterrupt:
             _say("stopping")
             _drain()
@@ -78,10 +73,11 @@ def check_port(serving: ServingConfig) -> None:
             ) from None
 
 
-def start(
-    first: Target, serving: ServingConfig, *, tolerance: float, follow: Follow | None = None
-) -> None:
-    """Starts the endpoint on the Ray this process is connected to; returns once it answers."""
+def start(sources: Mapping[str, Source], serving: ServingConfig, *, tolerance: float) -> None:
+    """Starts the endpoint on the Ray this process is connected to; returns once it answers.
+
+    `sources` are those of the main model and of all arms.
+    """
     from ray import serve
 
     from lorecast.serve.deployment import bind
@@ -91,21 +87,33 @@ def start(
     http = {"host": serving.host, "port": serving.port}
     try:
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
-        application = bind(first, serving, tolerance=tolerance, follow=follow)
+        application = bind(sources, serving, tolerance=tolerance)
         serve.run(application, name=APPLICATION, logging_config=quiet)
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise ServingError(f"the endpoint did not start: {reason}") from error
 
 
-def _registered(config: ExperimentConfig, model: str | None) -> tuple[Target, Follow | None]:
+def _sources(
+    config: ExperimentConfig, model: str | None, bundle: Path | None
+) -> tuple[BundleCard, dict[str, Source]]:
+    """The main model's card, and the sources of all arms. Each is loaded once here, since a
+    replica's own failure would be hard to read."""
     from lorecast.lifecycle.mlflow_registry import open_registry
 
     registry = open_registry(config)
-    reference = model or champion_of(config)
     workspace = Path(config.compute.workspace).absolute()
-    first = Target.named(registry, reference, workspace)
-    return first, Follow.of(config, registry, reference, workspace)
+    if bundle is None:
+        main = Source.named(config, registry, model or champion_of(config), workspace)
+        card = Scorer.load(main.first.folder).bundle
+    else:
+        card = Scorer.load(bundle.absolute()).bundle
+        main = Source(first=Target(folder=card.path, version=card.version))
+    arms = arm_sources(config, registry, workspace)
+    for name, source in arms.items():
+        with of_arm(name):
+            Scorer.load(source.first.folder)
+    return card, {MAIN_ARM: main, **arms}
 
 
 def _cluster(config: ExperimentConfig) -> str | None:
@@ -159,21 +167,27 @@ def _drain() -> None:
         os._exit(ServingError.exit_code)
 
 
-def _announce(bundle: BundleCard, version: str, serving: ServingConfig) -> None:
+def _announce(card: BundleCard, sources: Mapping[str, Source], serving: ServingConfig) -> None:
     host = f"[{serving.host}]" if ":" in serving.host else serving.host
     url = f"http://{host}:{serving.port}"
-    user = bundle.entities("user")["id"][0].as_py()
+    user = card.entities("user")["id"][0].as_py()
     body = shlex.quote(json.dumps({"user_id": user, "k": 5}))
+    version = sources[MAIN_ARM].first.version
     _say(f"serving {version} at {url}  ({url}/docs describes it; Ctrl-C ends it)")
+    for name, arm in serving.arms.items():
+        part = f"shadows {arm.shadow:.4g} of the requests"
+        if arm.share is not None:
+            part = f"answers {arm.share:.4g} of the users"
+        _say(f"{name}: {sources[name].first.version} {part}")
     token = ""
     if token_digest(serving) is not None:
         token = f' -H "authorization: Bearer ${serving.token_env}"'
     _say(f"try: curl -s {url}/v1/rank{token} -H 'content-type: application/json' -d {body}")
 
 
-def _tell(follow: Follow | None) -> None:
-    """Prints what the watcher says, for ever."""
-    if follow is None:
+def _tell(follows: bool) -> None:
+    """Prints what the watcher says, if there is one, for ever."""
+    if not follows:
         threading.Event().wait()
     from ray import serve
     from ray.exceptions import RayError

@@ -101,11 +101,20 @@ class Unknown(BaseModel):
     context: list[str] = Field(description="names of contexts with a new value, likewise")
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     model_version: str = Field(description="NAME/NUMBER in the registry, or the bundle's digest")
     knowledge: str | None = Field(description="fingerprint of the knowledge behind; none without")
+    arm: str | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="of `arms` in /v1/model, the one that answers; left out if there are none",
+    )
 
 
 class ScoreAnswer(_Answer):
@@ -137,6 +146,20 @@ class FollowAnswer(BaseModel):
     trouble: str | None = Field(description="why the version that is wanted does not serve yet")
 
 
+class ArmAnswer(BaseModel):
+    """An arm of an experiment on users."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_version: str
+    reference: str | None = Field(description="the alias that is followed; null: a fixed version")
+    share: float | None = Field(description="of the users, whom it answers; null: it is a shadow")
+    shadow: float | None = Field(
+        description="of the main model's requests, which it scores unseen; null: it answers"
+    )
+    follows: FollowAnswer | None = Field(description="as of the main model")
+
+
 class ModelAnswer(_Answer):
     """What is being served."""
 
@@ -156,6 +179,9 @@ class ModelAnswer(_Answer):
     metrics: dict[str, dict[str, float]] = Field(description="by split")
     follows: FollowAnswer | None = Field(
         None, description="null: a fixed version, whatever the registry says"
+    )
+    arms: dict[str, ArmAnswer] | None = Field(
+        None, exclude_if=_is_none, description="by name; all else here is of `main`"
     )
 
 

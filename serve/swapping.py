@@ -1,4 +1,4 @@
-"""A model that is replaced while it answers: an ASGI application around applications.
+"""A model that is replaced while it serves, mostly an ASGI application around applications.
 
 Every model has an application of its own, so a request begins and ends on one model, and names it.
 The next one is loaded, checked and warmed up in a thread beside the old one; then a reference
@@ -8,6 +8,7 @@ changes hands on the event loop. What cannot be loaded leaves the old one where 
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,19 +19,21 @@ from lorecast.serve.following import LOG, Backoff, Target
 
 _RETRY_S = 5.0
 
+Model = TypeVar("Model")
 
-class Swap:
-    """The application that answers now."""
+
+class Swap(Generic[Model]):
+    """What serves now, as it was loaded."""
 
     def __init__(
         self,
-        load: Callable[[Target], ASGIApp],
+        load: Callable[[Target], Model],
         first: Target,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._clock = clock
-        self._app = load(first)
+        self.now = load(first)
         self.version = first.version
         self.swaps = 0
         self.failures = 0
@@ -39,8 +42,8 @@ class Swap:
         self._failed: Target | None = None
         self._backoff = Backoff(_RETRY_S, clock)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+    async def __call__(self: "Swap[ASGIApp]", scope: Scope, receive: Receive, send: Send) -> None:
+        await self.now(scope, receive, send)
 
     async def follow(self, wanted: Target) -> None:
         """Serves `wanted` from now on. One that failed is tried again after a while."""
@@ -52,7 +55,7 @@ class Swap:
         elif not self._backoff.over:
             return
         try:
-            app = await asyncio.to_thread(self._load, wanted)
+            new = await asyncio.to_thread(self._load, wanted)
         except Exception as error:  # whatever is wrong with a new bundle, the old one answers
             self._backoff.failed()
             self.failures += 1
@@ -61,7 +64,7 @@ class Swap:
                 LOG.error(f"{self.version} goes on: {self.trouble}")
             self._failed = wanted
             return
-        before, self.version, self._app = self.version, wanted.version, app
+        before, self.version, self.now = self.version, wanted.version, new
         self.trouble = self._failed = None
         self.swaps += 1
         LOG.info(f"{self.version} serves, after {before}")

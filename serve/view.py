@@ -158,7 +158,7 @@ def _ranking(
     names: list[tuple[str, str]], score_N: Scores, bare_N: Scores | None, told_N: Scores
 ) -> tuple[Place, ...]:
     """The best by `score_N`; `bare_N` and `told_N` are the scores without and with knowledge."""
-    gain_N = _places(told_N if bare_N is None else bare_N) - _places(told_N)
+    gain_N = places(told_N if bare_N is None else bare_N) - places(told_N)
     return tuple(
         Place(
             item_id=names[n][0],
@@ -171,7 +171,7 @@ def _ranking(
     )
 
 
-def _places(score_N: Scores) -> NDArray[np.int64]:
+def places(score_N: Scores) -> NDArray[np.int64]:
     """place_N in the ranking by these scores, from 0."""
     place_N = np.empty(len(score_N), np.int64)
     place_N[np.argsort(-score_N, kind="stable")] = np.arange(len(score_N))

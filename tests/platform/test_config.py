@@ -61,6 +61,23 @@ def test_overrides_reach_nested_keys_and_list_entries() -> None:
         ),
         ("encoding: {where: {words: [9, 2]}}", "encoding.where.words: [9, 2] leaves nothing"),
         ("encoding: {where: {words: 3}}", "encoding.where.words"),
+        (
+            "serving: {arms: {b: {model: m, share: 0.1, shadow: 0.1}}}",
+            "serving.arms.b: an arm has either a share of the users or a shadow",
+        ),
+        ("serving: {arms: {b: {model: m}}}", "serving.arms.b: an arm has either a share"),
+        ("serving: {arms: {b: {model: m, share: 1.5}}}", "serving.arms.b.share"),
+        ("serving: {arms: {b: {share: 0.5}}}", "serving.arms.b.model: Field required"),
+        (
+            "serving: {arms: {b: {model: m, shares: 0.5}}}",
+            "serving.arms.b.shares: unknown key; did you mean serving.arms.NAME.share",
+        ),
+        ("serving: {arms: {main: {model: m, share: 0.5}}}", "serving.arms.main is the name of"),
+        ("serving: {arms: {'a b': {model: m, share: 0.5}}}", "serving.arms.a b"),
+        (
+            "serving: {arms: {b: {model: m, share: 0.6}, c: {model: m, share: 0.5}}}",
+            "serving.arms: the shares add up to 1.1",
+        ),
         ("- a list", "expected `section:` keys"),
         ("a: b: c", "not valid YAML"),
     ],
@@ -99,6 +116,26 @@ def test_execution_never_enters_identity() -> None:
     assert moved != plain
     assert moved.identity() == plain.identity()
     assert load_config(None, ["training.epochs=2"]).identity() != plain.identity()
+
+
+def test_arms_by_override_are_no_identity() -> None:
+    whole = ("a", 0.1), ("b", 0.2), ("c", 0.7)
+    words = [f"serving.arms.{name}={{model: m, share: {share}}}" for name, share in whole]
+    config = load_config(None, [*words, "serving.arms.a.share=0.05"])
+    assert {name: arm.share for name, arm in config.serving.arms.items()} == {
+        "a": 0.05,
+        "b": 0.2,
+        "c": 0.7,
+    }
+    assert load_config(None, words).serving.arms["c"].share == 0.7, "they may add up to 1"
+    assert config.identity() == load_config(None).identity()
+
+
+def test_the_arms_of_the_manual_load(tmp_path: Path) -> None:
+    manual = CONFIGS[0].parents[1].joinpath("docs", "serving.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(manual.partition("```yaml\n")[2].partition("```")[0])
+    arms = load_config(tmp_path / "mine.yaml").serving.arms
+    assert [(arm.share, arm.shadow) for arm in arms.values()] == [(0.1, None), (None, 0.5)]
 
 
 def test_quality_bounds_enter_the_identity_only_if_there_are_any() -> None:

@@ -1,11 +1,13 @@
 """The application that Ray Serve builds from its YAML."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from lorecast.config import MAIN_ARM
 from lorecast.lifecycle.history import enrol
 from lorecast.lifecycle.registry import InMemoryRegistry, RunRecord
 from lorecast.serve import application
@@ -26,14 +28,24 @@ def test_serves_the_champion_from_the_shared_workspace(
     words = ("name=films", f"compute.workspace={shared}", "serving.max_items=77")
     monkeypatch.setenv("LORECAST_SERVE_TOKEN", "sesame-0123456789abcdef")
     built = build(Arguments(experiment=words))
-    first, serving, _, watcher, digest = built._bound_deployment.init_args
+    sources, serving, _, watcher, digest = built._bound_deployment.init_args
+    first = sources[MAIN_ARM].first
     assert digest == hashlib.sha256(b"sesame-0123456789abcdef").hexdigest()
     assert (first.version, serving.max_items) == ("lorecast-films/1", 77)
     assert first.folder.is_relative_to(shared)
-    follow, _ = watcher._bound_deployment.init_args
-    assert follow.reference == "models:/lorecast-films@champion"
+    (followed,) = watcher._bound_deployment.init_args
+    assert followed[MAIN_ARM].follow.reference == "models:/lorecast-films@champion"
     fixed = build(Arguments(experiment=words, model="models:/lorecast-films/1"))
     assert fixed._bound_deployment.init_args[3] is None
+    arm = "serving.arms.new={model: 'models:/lorecast-films@champion', share: 0.1}"
+    log = f"serving.shadow_log={os.path.relpath(tmp_path)}"
+    armed = build(
+        Arguments(experiment=(*words, arm, log), model="models:/lorecast-films/1")
+    )._bound_deployment
+    sources, serving, _, watcher, _ = armed.init_args
+    assert list(sources) == [MAIN_ARM, "new"]
+    assert watcher is not None, "for the arm"
+    assert serving.shadow_log == str(tmp_path), "replicas may have another current folder"
 
 
 @pytest.mark.bad_input

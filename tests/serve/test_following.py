@@ -12,7 +12,7 @@ from lorecast.errors import RegistryError
 from lorecast.lifecycle.history import enrol
 from lorecast.lifecycle.registry import CHAMPION, InMemoryRegistry, ModelVersion, RunRecord
 from lorecast.lifecycle.scorer import Scorer
-from lorecast.serve.following import Backoff, Follow, Follower, Target
+from lorecast.serve.following import Backoff, Follow, Follower, Target, arm_sources
 from tests.small_bundle import write_small_bundle
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -145,6 +145,31 @@ def test_numbers_are_not_followed(
 ) -> None:
     config = load_config(None, [f"serving.follow_s={follow_s}"])
     assert (Follow.of(config, registry, reference, tmp_path) is not None) is follows
+
+
+def test_arms_come_from_the_registry_and_errors_name_theirs(
+    registry: Flaky, tmp_path: Path
+) -> None:
+    words = [
+        "serving.arms.challenger={model: 'models:/films@champion', share: 0.1}",
+        "serving.arms.second={model: models:/films/2, shadow: 0.5}",
+    ]
+    arms = arm_sources(load_config(None, words), registry, tmp_path)
+    assert {arm: source.first.version for arm, source in arms.items()} == {
+        "challenger": "films/1",
+        "second": "films/2",
+    }
+    assert [source.follow is not None for source in arms.values()] == [True, False]
+    for reference, sentence in [
+        (
+            "models:/films@rival",
+            "serving.arms.second: model 'films' has no alias 'rival'; it has: ",
+        ),
+        ("films@champion", "serving.arms.second: 'films@champion' names no model version: write"),
+    ]:
+        wrong = load_config(None, [*words, f"serving.arms.second.model={reference}"])
+        with pytest.raises(RegistryError, match=sentence):
+            arm_sources(wrong, registry, tmp_path)
 
 
 def test_waits_double_up_to_a_minute(clock: Clock) -> None:

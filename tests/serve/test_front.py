@@ -17,7 +17,6 @@ from lorecast.serve.answers import plain_answer
 from lorecast.serve.app import create_app
 from lorecast.serve.front import LOG, front
 from lorecast.serve.request_ids import OneRequestId
-from tests.conftest import REPOSITORY
 from tests.small_bundle import write_small_bundle
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -239,21 +238,3 @@ class TestBeforeTheProxy:
         (own,) = answer.headers.get_list("x-request-id")
         assert answer.json() == {"seen": [own]}
         assert own != sent
-
-
-def test_the_dashboard_asks_for_what_there_is(client: TestClient) -> None:
-    text = (REPOSITORY / "deploy" / "grafana.json").read_text(encoding="utf-8")
-    dashboard = json.loads(text)
-    client.post("/v1/score", json=SCORE, headers=BEARER)
-    found = samples(client)
-    known = {name: {label for label, _ in labels} for name, labels in found}
-    places = [tuple(panel["gridPos"].values()) for panel in dashboard["panels"]]
-    assert len(set(places)) == len(places) == len({panel["id"] for panel in dashboard["panels"]})
-    for panel in dashboard["panels"]:
-        for target in panel["targets"]:
-            asked = re.findall(r"(lorecast_\w+)\{([^}]*)\}", target["expr"])
-            assert asked, target["expr"]
-            for name, selector in asked:
-                assert set(re.findall(r"(\w+)[=!]=?~?\"", selector)) <= known[name], target["expr"]
-            for names in re.findall(r"by \(([^)]*)\)", target["expr"]):
-                assert set(names.split(", ")) <= known[asked[0][0]]

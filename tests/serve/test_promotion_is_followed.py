@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lorecast.config import ServingConfig
+from lorecast.config import MAIN_ARM, ServingConfig
 from lorecast.serve import run
-from lorecast.serve.following import Follow, Target
+from lorecast.serve.following import Follow, Source, Target
 from tests.free_port import free_port
 from tests.serve.folder_registry import FolderRegistry
 from tests.small_bundle import write_small_bundle
@@ -53,8 +53,8 @@ def test_promotions_and_rollbacks_are_followed(
         return all(answer["model_version"] == version for answer in answers)
 
     try:
-        first = Target.named(registry, reference, tmp_path)
-        run.start(first, serving, tolerance=1e-4, follow=follow)
+        main = Source(first=Target.named(registry, reference, tmp_path), follow=follow)
+        run.start({MAIN_ARM: main}, serving, tolerance=1e-4)
         assert serves("films/1")
         registry.promote(2)
         _until(lambda: serves("films/2"))

@@ -14,11 +14,11 @@ import numpy as np
 import psutil
 import pytest
 
-from lorecast.config import ExperimentConfig, ServingConfig, load_config
+from lorecast.config import MAIN_ARM, ExperimentConfig, ServingConfig, load_config
 from lorecast.errors import ServingError
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.serve import run
-from lorecast.serve.following import Target
+from lorecast.serve.following import Source, Target
 from tests.free_port import free_port
 from tests.small_bundle import write_small_bundle
 from tests.tiny_dataset import write_tiny_dataset
@@ -46,7 +46,8 @@ def test_answers_over_http_on_loopback_only(ray_cluster: None, bundle: Path) -> 
     serving = ServingConfig(port=free_port())
     items = [f"i{n}" for n in range(1, 41)]
     try:
-        run.start(Target(folder=bundle, version="films/3"), serving, tolerance=1e-4)
+        main = Source(first=Target(folder=bundle, version="films/3"))
+        run.start({MAIN_ARM: main}, serving, tolerance=1e-4)
         with httpx.Client(base_url=f"http://127.0.0.1:{serving.port}") as client:
             answer = client.post("/v1/score", json={"user_id": "u4", "item_ids": items})
             refused = client.post("/v1/score", content=b" " * (8 << 20))

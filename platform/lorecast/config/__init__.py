@@ -1,5 +1,6 @@
 """The experiment file: schema, loading, description."""
 
+from lorecast.config.arms import MAIN_ARM, ArmConfig
 from lorecast.config.dataset import (
     DatasetConfig,
     EntityColumns,
@@ -34,7 +35,9 @@ from lorecast.config.sella import AlignConfig, GuideConfig, PromptConfig, SellaC
 from lorecast.config.spaces import Space
 
 __all__ = [
+    "MAIN_ARM",
     "AlignConfig",
+    "ArmConfig",
     "CollectiveConfig",
     "ComputeConfig",
     "DatasetConfig",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -39,7 +39,7 @@ def dump_config(config: ExperimentConfig) -> str:
 def describe_fields(model: type[BaseModel] = ExperimentConfig) -> Iterator[tuple[str, str, str]]:
     """All keys of the experiment, in order, as (dotted key, default, description).
 
-    A key of a list's entries reads `list[kind].key`.
+    A key of a list's entries reads `list[kind].key`, of entries by name `entries.NAME.key`.
     """
     for name, field in model.model_fields.items():
         sections = list(sections_in(field.annotation))
@@ -47,6 +47,8 @@ def describe_fields(model: type[BaseModel] = ExperimentConfig) -> Iterator[tuple
             yield name, _show_default(field), field.description or ""
         for section in sections:
             place = name if len(sections) == 1 else f"{name}[{_kind(section)}]"
+            if get_origin(field.annotation) is dict:
+                place += ".NAME"
             for key, default, text in describe_fields(section):
                 yield f"{place}.{key}", default, text
 

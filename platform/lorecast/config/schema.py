@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lorecast.config.arms import ArmConfig, ArmName, check_arms
 from lorecast.config.dataset import DatasetConfig
 from lorecast.config.knowledge import EncodingConfig, KnowledgeConfig
 from lorecast.config.model import WITH_MLP, ModelConfig
@@ -132,6 +133,22 @@ class ServingConfig(Section):
     gpus: Annotated[float, EXECUTION] = Field(
         0.0, ge=0.0, description="GPUs a replica, for a language model; 0: it runs on the CPU"
     )
+    arms: Annotated[dict[ArmName, ArmConfig], EXECUTION] = Field(
+        {}, description="by name, models beside the main one: A/B experiments and shadows"
+    )
+    arms_salt: Annotated[str, EXECUTION] = Field(
+        "", description="decides with a user's id who is in which arm; another one draws all anew"
+    )
+    shadow_log: Annotated[str | None, EXECUTION] = Field(
+        None,
+        description="where shadows write what they compare, a line of JSON a request with ids and "
+        "both scores, at most 256 MiB a replica; none: figures alone",
+    )
+
+    @model_validator(mode="after")
+    def _arms_leave_room(self) -> Self:
+        check_arms(self.arms)
+        return self
 
     @model_validator(mode="after")
     def _at_most_is_no_less_than_at_least(self) -> Self:
