@@ -1,7 +1,6 @@
 """The application that Ray Serve builds from its YAML."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -38,14 +37,13 @@ def test_serves_the_champion_from_the_shared_workspace(
     fixed = build(Arguments(experiment=words, model="models:/lorecast-films/1"))
     assert fixed._bound_deployment.init_args[3] is None
     arm = "serving.arms.new={model: 'models:/lorecast-films@champion', share: 0.1}"
-    log = f"serving.shadow_log={os.path.relpath(tmp_path)}"
-    armed = build(
-        Arguments(experiment=(*words, arm, log), model="models:/lorecast-films/1")
-    )._bound_deployment
-    sources, serving, _, watcher, _ = armed.init_args
+    monkeypatch.chdir(tmp_path)
+    words += (arm, "serving.shadow_log=log")
+    armed = build(Arguments(experiment=words, model="models:/lorecast-films/1"))
+    sources, serving, _, watcher, _ = armed._bound_deployment.init_args
     assert list(sources) == [MAIN_ARM, "new"]
     assert watcher is not None, "for the arm"
-    assert serving.shadow_log == str(tmp_path), "replicas may have another current folder"
+    assert serving.shadow_log == str(tmp_path / "log"), "replicas may have another current folder"
 
 
 @pytest.mark.bad_input
