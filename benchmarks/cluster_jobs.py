@@ -26,6 +26,7 @@ from benchmarks.generation import (
     write_experiment,
 )
 from benchmarks.harness import Outcome
+from lorecast.errors import ClusterError, InputError
 from tests.free_port import free_port
 
 BAR = (
@@ -38,10 +39,17 @@ _STAGES = ["prepare", "generate", "encode", "train", "train", "register"]
 _CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-dashboard_port, *agent_ports = map(int, sys.argv[1:])  # Ray's own agent port may be taken
+# A folder each, as on two machines: of one, either agent would unpack a job's files anew, under
+# the feet of the command that runs there. And Ray's own agent port may be taken.
+dashboard_port, *agent_ports = map(int, sys.argv[2:])
 nodes = [
-    {"num_cpus": 1, "object_store_memory": 1 << 29, "dashboard_agent_listen_port": port}
-    for port in agent_ports
+    {
+        "num_cpus": 1,
+        "object_store_memory": 1 << 29,
+        "dashboard_agent_listen_port": port,
+        "temp_dir": f"{sys.argv[1]}/{number}",
+    }
+    for number, port in enumerate(agent_ports)
 ]
 dashboard = {"include_dashboard": True, "dashboard_port": dashboard_port}
 cluster = Cluster(initialize_head=True, head_node_args={**nodes[0], **dashboard})
@@ -121,10 +129,10 @@ def measure() -> Outcome:
 
         with _cluster(folder, token, port) as cluster:
             refused = start("submit", "run", experiment, token=secrets.token_hex(16))
-            codes = {"refused token": (refused.wait(), 10)}
+            codes = {"refused token": (refused.wait(), ClusterError.exit_code)}
             absent = ["dataset.source=movielens", f"dataset.path={folder / 'absent'}"]
             failing = start("submit", "prepare", experiment, *absent)
-            codes["missing tables"] = (failing.wait(), 3)
+            codes["missing tables"] = (failing.wait(), InputError.exit_code)
             started_s = time.monotonic()
             job = start("submit", "run", experiment, "--json")
             while num_stored(clean / experiment) < _PROMPTS // 2:
@@ -204,8 +212,9 @@ def _cluster(folder: Path, token: str, port: int) -> Iterator["subprocess.Popen[
         "PYTHONPATH": str(decoy.parent),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
+    ports = (port, free_port(), free_port())
     cluster = subprocess.Popen(
-        [sys.executable, "-c", _CLUSTER, *map(str, (port, free_port(), free_port()))],
+        [sys.executable, "-c", _CLUSTER, str(folder), *map(str, ports)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
