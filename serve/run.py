@@ -175,9 +175,10 @@ def _announce(card: BundleCard, sources: Mapping[str, Source], serving: ServingC
     version = sources[MAIN_ARM].first.version
     _say(f"serving {version} at {url}  ({url}/docs describes it; Ctrl-C ends it)")
     for name, arm in serving.arms.items():
-        part = f"shadows {arm.shadow:.4g} of the requests"
         if arm.share is not None:
             part = f"answers {arm.share:.4g} of the users"
+        else:
+            part = f"shadows {arm.shadow:.4g} of the requests"
         _say(f"{name}: {sources[name].first.version} {part}")
     token = ""
     if token_digest(serving) is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from lorecast.config import MAIN_ARM, ExperimentConfig, ServingConfig, load_config
+from lorecast.config import MAIN_ARM, ArmConfig, ExperimentConfig, ServingConfig, load_config
 from lorecast.errors import ServingError
 from lorecast.lifecycle.scorer import Scorer
 from lorecast.serve import run
@@ -96,6 +96,24 @@ def test_command_serves_until_told_to_stop(
         server.kill()
     assert (server.returncode, output, errors) == (0, "stopping\n", "")
     assert not psutil.wait_procs(family, timeout=10)[1]
+
+
+def test_says_what_the_arms_do(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = {
+        "challenger": ArmConfig(model="models:/films@challenger", share=0.1),
+        "candidate": ArmConfig(model="models:/films/7", shadow=0.25),
+    }
+    sources = {
+        arm: Source(first=Target(folder=bundle, version=f"films/{number}"))
+        for number, arm in enumerate((MAIN_ARM, *arms), start=5)
+    }
+    run._announce(Scorer.load(bundle).bundle, sources, ServingConfig(arms=arms))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("serving films/5 at http://127.0.0.1:8000 ")
+    assert said[1:3] == [
+        "challenger: films/6 answers 0.1 of the users",
+        "candidate: films/7 shadows 0.25 of the requests",
+    ]
 
 
 @pytest.mark.bad_input
