@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lorecast.artifacts import Artifact, StageSpec, build, find, fingerprint, fingerprint_files
 from lorecast.config import ExperimentConfig, Side
@@ -166,10 +167,10 @@ def _grow(
 
 def _unchanged(
     before: Scorer, items: Joined, users: Joined, lines: Timelines
-) -> dict[Side, np.ndarray[Any, np.dtype[np.int32]]]:
+) -> dict[Side, NDArray[np.int32]]:
     """The rows whose scores must stay: no click, nothing new about them, and no changed item in
     their histories."""
-    same: dict[Side, np.ndarray[Any, np.dtype[np.int32]]] = {}
+    same: dict[Side, NDArray[np.int32]] = {}
     same["item"] = np.setdiff1d(np.arange(1, items.num_before + 1, dtype=np.int32), items.row_G)
     row_U = np.arange(1, users.num_before + 1, dtype=np.int32)
     quiet_U = np.setdiff1d(row_U, np.concatenate([users.row_G, lines.user_row_U]))

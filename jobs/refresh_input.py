@@ -88,7 +88,8 @@ class Reader:
                 "missing"
             )
         described = self.dataset.items() if side == "item" else self.dataset.users()
-        return join(base, described, entities, coding, side)
+        before = [row for each in self.bundle.refreshed for row in each["changed_items"]]
+        return join(base, described, entities, coding, side, before)
 
     def clicks(self, users: Joined, items: Joined) -> tuple[Timelines, dict[str, int]]:
         """The clicks that go on from the model's histories, by user and time; what was found."""

@@ -6,6 +6,7 @@ id, title (items), features, and of users `layout.past_schema`'s recent_* and la
 Legend: G given entities, N clicks, U users with row 0, L history.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -53,14 +54,20 @@ class Joined:
 
 
 def join(
-    base: pa.Table, described: pa.Table, entities: Entities, coding: Coding, side: Side
+    base: pa.Table,
+    described: pa.Table,
+    entities: Entities,
+    coding: Coding,
+    side: Side,
+    changed_before: Sequence[int] = (),
 ) -> Joined:
     """The side's table with these entities.
 
-    Known ones that say nothing else than `base`, and in their texts nothing else than `described`
-    (the prepared dataset's table, which knows the first rows of `base`), are left out.
+    Known ones that say nothing new are left out. What texts for prompts said is looked up of items
+    alone, since texts about known users stay: in `described`, the prepared dataset's table, which
+    has the first rows of `base`, and describes those in `changed_before` no longer.
     """
-    given = entities.item_table() if side == "item" else _named(entities)
+    given = _told(entities, side)
     place = pc.fill_null(pc.index_in(given["id"], value_set=base["id"].combine_chunks()), -1)
     row_G = place.to_numpy().astype(np.int32) + 1
     is_new = row_G == 0
@@ -71,22 +78,15 @@ def join(
     else:
         columns |= _pasts(base, row_G)
     lines = pa.table(columns).select(base.column_names).cast(base.schema)
-    changed = is_new.copy()
-    for known, of_known in ((base, lines), (described, given)):
-        names = [name for name in of_known.column_names if name in known.column_names]
-        common = np.flatnonzero(row_G <= known.num_rows)
-        before = known.select(names).take(pa.array(row_G[common] - 1))
-        after = of_known.select(names).take(pa.array(common))
-        for name in names:
-            changed[common] |= _differ(before[name], after[name])
-        # Texts of an entity that joined after the dataset was prepared are not kept anywhere.
-        changed |= (row_G > known.num_rows) & bool(entities.texts)
+    changed = is_new | _say_else(base, lines, row_G)
+    if side == "item" and entities.texts:
+        is_described = (row_G <= described.num_rows) & ~np.isin(row_G, changed_before)
+        changed |= ~is_described | _say_else(described, given, row_G)
     kept = pa.array(np.flatnonzero(changed))
     row_G = row_G[changed]
-    texts = [name for name in ("id", "title", *entities.texts) if name in given.column_names]
     return Joined(
         table=_replaced(base, lines.take(kept), row_G),
-        given=given.select(texts).take(kept),
+        given=given.take(kept),
         row_G=row_G,
         num_before=base.num_rows,
     )
@@ -157,7 +157,10 @@ def with_clicks(users: pa.Table, lines: Timelines) -> pa.Table:
     return users
 
 
-def _named(entities: Entities) -> pa.Table:
+def _told(entities: Entities, side: Side) -> pa.Table:
+    """What prompts may show: id, title (items) and texts."""
+    if side == "item":
+        return entities.item_table().select(["id", "title", *entities.texts])
     return pa.table({"id": entities.ids, **entities.texts})
 
 
@@ -181,6 +184,16 @@ def _replaced(base: pa.Table, lines: pa.Table, row_G: NDArray[np.int32]) -> pa.T
     place = np.arange(max(base.num_rows, row_G.max(initial=0)))
     place[row_G - 1] = base.num_rows + np.arange(row_G.size)
     return pa.concat_tables([base, lines]).take(pa.array(place)).combine_chunks()
+
+
+def _say_else(known: pa.Table, lines: pa.Table, row_G: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which lines say something else than their row, in the columns that both tables have."""
+    say_else_G = np.zeros(row_G.size, bool)
+    common = np.flatnonzero(row_G <= known.num_rows)
+    for name in set(lines.column_names) & set(known.column_names):
+        before = known[name].take(pa.array(row_G[common] - 1))
+        say_else_G[common] |= _differ(before, lines[name].take(pa.array(common)))
+    return say_else_G
 
 
 def _differ(before: pa.ChunkedArray, after: pa.ChunkedArray) -> NDArray[np.bool_]:

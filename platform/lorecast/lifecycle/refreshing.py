@@ -77,7 +77,8 @@ def write_refreshed(
     _write_check_rows(folder, base, changed_items)
     card = json.loads((base.path / CARD).read_text(encoding="utf-8"))
     card["entities"] = {side: table.num_rows for side, table in tables.items()}
-    card["refreshed"] = [*card.get("refreshed", ()), dict(origin)]
+    this = {**origin, "changed_items": changed_items.tolist()}
+    card["refreshed"] = [*card.get("refreshed", ()), this]
     if knowledge is not None:
         prestored = _prestored(base, knowledge)
         for side, table in tables.items():

@@ -154,7 +154,7 @@ def test_what_is_known_scores_as_before_and_what_is_new_is_known(
     assert history_end[new_user] == 7
     assert np.array_equal(history_end[:new_user], bundle.history_end())
     assert grown.fingerprints == {**bundle.fingerprints, "knowledge": "new"}
-    assert grown.refreshed == ({"rows": "abc", "from": "films/1"},)
+    assert grown.refreshed == ({"rows": "abc", "from": "films/1", "changed_items": []},)
     read = read_texts(grown.path, "item", 41)
     assert read is not None
     assert [text.text for text in read] == ["new text of item 41"]
@@ -249,6 +249,20 @@ def test_a_changed_item_is_replaced_and_its_check_rows_go(
     assert "'i7'" not in str(kept)
     assert len(kept["scores"]) < len(stored["scores"])
     assert (largest_difference(after) or 0) < 1e-6
+    (entry,) = Bundle.open(workspace / "grown").refreshed
+    assert entry["changed_items"] == items.row_G.tolist()
+
+
+def test_the_dataset_does_not_describe_what_changed_since(
+    workspace: Path, tiny_dataset: Dataset
+) -> None:
+    described = tiny_dataset.items()
+    genres = described["genre"].to_pylist()
+    same = _items(["i7", "i9"], [genres[6], genres[8]], ["Film 7", "Film 9"])
+    bundle = Bundle.open(write_small_bundle(workspace, tiny_dataset))
+    base, coding = bundle.entities("item"), Coding.of(tiny_dataset, "item")
+    assert join(base, described, same, coding, "item").row_G.size == 0
+    assert join(base, described, same, coding, "item", [7]).row_G.tolist() == [7]
 
 
 def test_a_bare_backbone_grows_without_knowledge(workspace: Path, tiny_dataset: Dataset) -> None:
