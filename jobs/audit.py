@@ -50,7 +50,7 @@ def run(
         identity={"layout": 1},
         inputs={"knowledge": knowledge.fingerprint, "dataset": dataset.fingerprint},
     )
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     if (artifact := find(workspace, spec)) is None:
         with build(workspace, spec) as draft:
             table = pq.read_table(knowledge.path / rows.KNOWLEDGE)

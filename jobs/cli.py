@@ -205,7 +205,7 @@ def knowledge_compact(experiment: Experiment = None, as_json: Json = False) -> N
     from lorecast.knowledge.store import FOLDER, KnowledgeStore
 
     config, console = _open(experiment, as_json)
-    folder = Path(config.compute.workspace) / FOLDER
+    folder = config.compute.folder / FOLDER
     replaced = KnowledgeStore(folder).compact()
     console.result(f"{folder}: {replaced:,} files rewritten", replaced=replaced)
 

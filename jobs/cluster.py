@@ -10,7 +10,7 @@ from typing import Any
 
 from lorecast import errors
 from lorecast.config import ComputeConfig
-from lorecast.errors import LorecastError
+from lorecast.errors import ConfigError, LorecastError
 
 _LOCAL_CPU_LABELS = 8
 """Logical CPUs of a local Ray: labels that let small actors live beside an engine on few cores."""
@@ -20,7 +20,11 @@ _TOLD = re.compile(r"^lorecast\.errors\.(\w+): (.+)$", re.MULTILINE)
 
 
 def connect(compute: ComputeConfig) -> None:
-    """Attaches to `compute.address`, else RAY_ADDRESS, else starts a local Ray; once a process."""
+    """Attaches to `compute.address`, else RAY_ADDRESS, else starts a local Ray; once a process.
+
+    Raises ConfigError for a cluster whose nodes would not see this machine's copy of a workspace on
+    object storage.
+    """
     import ray
 
     if ray.is_initialized():
@@ -29,6 +33,11 @@ def connect(compute: ComputeConfig) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = compute.address or os.environ.get("RAY_ADDRESS")
     if address:
+        if compute.is_remote and compute.cache is None:
+            raise ConfigError(
+                f"compute.workspace is {compute.workspace}, of which the nodes of {address} share "
+                "one copy: name a folder that all of them see in compute.cache"
+            )
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(

@@ -68,7 +68,7 @@ def run(
         if isinstance(field, VectorsField)
     }
     spec = stage_spec(config, dataset, knowledge, model, vectors)
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     if (artifact := find(workspace, spec)) is not None:
         return artifact
     texts, num_left_out = _usable_texts(knowledge, config, console)
@@ -212,7 +212,7 @@ def scatter_vectors(
     """Encodes what is not stored of these texts, and writes the arrays of all sides with chunks to
     `folder`, in all dimensions; returns how many these are, and the distinct texts."""
     encoded = texts["text"].combine_chunks().dictionary_encode()
-    store = VectorStore.of(Path(config.compute.workspace), model, config.encoding)
+    store = VectorStore.of(config.compute.folder, model, config.encoding)
     distinct = store.sort(encoded.dictionary)
     if distinct.num_stored:
         console.note(
@@ -243,7 +243,7 @@ def embed_texts(config: ExperimentConfig, texts: pa.Array) -> NDArray[np.float32
     """
     model = find_encoder(config.encoding.model)
     make_encoder = partial(SentenceTransformerEncoder, model, config.encoding)
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     encoded = texts.dictionary_encode()
     store = VectorStore.of(workspace, model, config.encoding)
     distinct = store.sort(encoded.dictionary)

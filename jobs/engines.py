@@ -25,7 +25,7 @@ def find_model(config: ExperimentConfig) -> LanguageModel:
     llm = config.knowledge.llm
     if llm.engine == "openai":
         return endpoint_model(llm.model)
-    memo = Path(config.compute.workspace) / ".digests"
+    memo = config.compute.folder / ".digests"
     if llm.model == "world":
         from lorecast.world import llm_path
 

@@ -80,7 +80,7 @@ def evaluate(arms: Sequence[Arm], console: Console, resamples: int = RESAMPLES) 
         },
         inputs={name: model.artifact.fingerprint for name, model in models.items()},
     )
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     if artifact := find(workspace, spec):
         return artifact
     with build(workspace, spec) as draft:

@@ -80,7 +80,7 @@ def run(
         check_language(config.knowledge.llm.language)
     model = engines.find_model(config) if asked else None
     spec = stage_spec(config, dataset, asked, model)
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     artifact = find(workspace, spec)
     if artifact is not None and not (retry_failed and artifact.facts["failed"]):
         return artifact

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lorecast import remote
 from lorecast.artifacts import MANIFEST, Artifact
 from lorecast.config import ExperimentConfig, Strategy
 from lorecast.data.dataset import Dataset
@@ -121,7 +122,7 @@ class Pipeline:
         from lorecast.lifecycle.registry import RunRecord
 
         logged = knowledge.path / _COSTS_LOGGED
-        if logged.exists() or not knowledge.facts["generated"]:
+        if remote.fetch(logged) or not knowledge.facts["generated"]:
             return knowledge
         record = RunRecord(
             name=f"generate {self.config.name}",
@@ -133,6 +134,7 @@ class Pipeline:
         )
         try:
             logged.write_text(open_registry(self.config).log(record))
+            remote.upload(logged)
         except RegistryError as error:
             self.console.note(f"token totals are not logged yet: {error}")
         return knowledge

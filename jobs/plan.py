@@ -7,7 +7,6 @@ several numbers of groups.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -68,7 +67,7 @@ def run(
         raise ConfigError("no field of knowledge.fields is generated: there is nothing to plan")
     model = engines.find_model(config)
     count_tokens = _token_counter(model)
-    store = KnowledgeStore(Path(config.compute.workspace) / FOLDER)
+    store = KnowledgeStore(config.compute.folder / FOLDER)
     index = store.index()
     written: dict[str, list[int]] = {}
     for rows in index.tables():

@@ -58,7 +58,7 @@ def run(config: ExperimentConfig, console: Console) -> Artifact:
         identity=config.dataset.identity(),
         inputs={"source": source.fingerprint()},
     )
-    workspace = Path(config.compute.workspace).resolve()
+    workspace = config.compute.folder.resolve()
     if artifact := find(workspace, spec):
         return artifact
     with build(workspace, spec) as draft:

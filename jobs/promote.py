@@ -105,7 +105,7 @@ def _evidence(
     console: Console,
 ) -> Evidence:
     frozen = FrozenSlice.of(Pipeline(config, console).dataset, config.promotion)
-    workspace = Path(config.compute.workspace).absolute()
+    workspace = config.compute.folder.absolute()
     console.heading(f"lorecast promote · {challenger} against {champion}")
     contenders = [
         Contender(str(each), Scorer.load(_bundle(registry, each, workspace)), frozen)

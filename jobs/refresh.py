@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lorecast import remote
 from lorecast.artifacts import Artifact, StageSpec, build, find, fingerprint, fingerprint_files
 from lorecast.config import ExperimentConfig, Side
 from lorecast.data.dataset import Dataset
@@ -64,7 +65,7 @@ def run(
     what the model was made with is not at hand, PromotionError if another version serves meanwhile:
     the new one is registered then.
     """
-    registry, workspace = open_registry(config), Path(config.compute.workspace).absolute()
+    registry, workspace = open_registry(config), config.compute.folder.absolute()
     version = registry.resolve(*parse_reference(model or champion_of(config)))
     folder, _ = fetch(registry, f"models:/{version}", workspace)
     if kind_of(folder) != "click":
@@ -182,7 +183,7 @@ def _unchanged(
 def _dataset(workspace: Path, bundle: Bundle) -> Dataset:
     """The prepared dataset that the model was trained on."""
     digest = bundle.fingerprints["dataset"]
-    for folder in (workspace / PREPARED).glob(f"*-{digest[:8]}"):
+    for folder in remote.listed(workspace / PREPARED, f"*-{digest[:8]}"):
         dataset = Dataset.open(folder)
         if dataset.fingerprint == digest:
             return dataset

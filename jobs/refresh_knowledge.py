@@ -64,7 +64,7 @@ class Origin:
     def of(cls, config: ExperimentConfig, bundle: Bundle, dataset: Dataset) -> "Origin":
         """Raises ArtifactError if the model's knowledge is not what the experiment makes, or is not
         in the workspace."""
-        workspace = Path(config.compute.workspace)
+        workspace = config.compute.folder
         asked = questions(config.knowledge.fields)
         llm = engines.find_model(config) if asked else None
         knowledge = find(workspace, generate_spec(config, dataset, asked, llm))
@@ -145,7 +145,7 @@ class Learning:
     ) -> tuple[pa.Table, dict[str, int]]:
         """The usable texts as `rows.SCHEMA`, rows counted from 1 among the new ones of a side."""
         found, facts = [rows.SCHEMA.empty_table()], {"prompts": 0}
-        knowledge_store = KnowledgeStore(Path(self.config.compute.workspace) / store.FOLDER)
+        knowledge_store = KnowledgeStore(self.config.compute.folder / store.FOLDER)
         asked = tuple(q for q in origin.asked if num_rows[q.side] and not q.is_collective)
         self._tell_left_out(asked, num_rows)
         if not asked:

@@ -70,7 +70,7 @@ def run_sella(
     config: ExperimentConfig, scored: Artifact, dataset: Dataset, console: Console
 ) -> Artifact:
     """As `run`, for the model of a `sella` section whose scores these are."""
-    trained = Artifact.open(Path(config.compute.workspace) / scored.facts["model"])
+    trained = Artifact.open(config.compute.folder / scored.facts["model"])
 
     def make(bundle: Path) -> RunRecord:
         write_sella_bundle(bundle, trained, scored, dataset, most_mib=config.serving.llm_mib)
@@ -96,7 +96,7 @@ def _registered(
         identity={"model_name": model},
         inputs={"trained": trained.fingerprint},
     )
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     known = find(workspace, spec)
     if known is not None:
         with _kept(trained):

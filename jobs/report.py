@@ -59,7 +59,7 @@ def run(pipeline: Pipeline, invocation: str) -> Path:
             **{model.label: model.artifact.fingerprint for model in trained},
         },
     )
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     if (artifact := find(workspace, spec)) is None:
         with build(workspace, spec) as draft:
             _write(draft.path, pipeline, invocation)

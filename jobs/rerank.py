@@ -5,7 +5,6 @@ workspace must be reachable from the workers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -48,7 +47,7 @@ def run_all(
     Raises ConfigError, TrainingError, LeakageError or EncodingError if one cannot be trained.
     """
     _check(config)
-    workspace = Path(config.compute.workspace).resolve()
+    workspace = config.compute.folder.resolve()
     recipes = [
         Recipe(model=config.model, reranking=config.reranking, strategy=strategy, seed=seed)
         for seed in config.training.seeds
@@ -155,7 +154,7 @@ def _train_side_by_side(
         epochs = len(missing) * config.reranking.epochs
         Wire(mailbox).begin(f"rerank, {len(missing)} × {config.reranking.model}, epochs", epochs)
         shared = {
-            "workspace": Path(config.compute.workspace).resolve(),
+            "workspace": config.compute.folder.resolve(),
             "dataset": dataset.path.resolve(),
             "threads": threads,
             "mailbox": mailbox,

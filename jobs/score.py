@@ -77,7 +77,7 @@ def run(
         identity={"layout": 1, "columns": asdict(job.columns), "top": job.top},
         inputs=inputs,
     )
-    workspace, started_s = Path(config.compute.workspace).resolve(), time.monotonic()
+    workspace, started_s = config.compute.folder.resolve(), time.monotonic()
     artifact = find(workspace, spec)
     cached = artifact is not None
     if artifact is None:
@@ -93,7 +93,7 @@ def run(
 def _fetch(config: ExperimentConfig, model: str | None) -> tuple[Path, str]:
     from lorecast.lifecycle.mlflow_registry import open_registry
 
-    workspace = Path(config.compute.workspace).absolute()
+    workspace = config.compute.folder.absolute()
     return fetch(open_registry(config), model or champion_of(config), workspace)
 
 

@@ -9,7 +9,6 @@ A method takes the stages it needs; methods share what they have in common.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from lorecast.artifacts import StageSpec
@@ -73,7 +72,7 @@ class Plans:
         self._language_model = language_model
         self.experiment, self.dataset = config, dataset
         self.config: SellaConfig = config.sella
-        self.workspace = Path(config.compute.workspace).resolve()
+        self.workspace = config.compute.folder.resolve()
 
     @cached_property
     def language_model(self) -> LanguageModel:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lorecast import remote
 from lorecast.artifacts import Artifact, build, find
 from lorecast.data.dataset import Dataset
 from lorecast.errors import TrainingError
@@ -87,7 +88,7 @@ def _train(task: Mapping[str, Any]) -> None:
             continue
         with build(workspace, plan.spec) as draft:
             draft.facts.update(fit()(draft.path))
-        checkpoint.with_suffix(".safetensors").unlink(missing_ok=True)
+        remote.discard(checkpoint.with_suffix(".safetensors"))
 
 
 def write_vectors(plans: Plans, seeds: Collection[int | None], console: Console) -> None:

@@ -78,7 +78,7 @@ def _of_experiment(
 ) -> pa.Table | None:
     asked = questions(config.knowledge.fields)
     model = engines.find_model(config) if asked else None
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     artifact = find(workspace, stage_spec(config, dataset, asked, model))
     if artifact is None:
         return None
@@ -93,7 +93,7 @@ def _of_experiment(
 
 
 def _of_store(config: ExperimentConfig, side: Side, entity_id: str) -> pa.Table:
-    index = KnowledgeStore(Path(config.compute.workspace) / FOLDER).index()
+    index = KnowledgeStore(config.compute.folder / FOLDER).index()
     of_entity = (pc.field("side") == side) & (pc.field("id") == entity_id)
     found = [table.filter(of_entity) for table in index.tables()]
     table = pa.concat_tables(found) if found else pa.table({"id": pa.array([], pa.string())})

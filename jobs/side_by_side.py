@@ -45,7 +45,7 @@ def run(
         identity={"arms": 1},
         inputs={"evaluation": evaluated.fingerprint},
     )
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     if (artifact := find(workspace, spec)) is None:
         with build(workspace, spec) as draft:
             _write(draft.path, arms, evaluated, evaluation)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lorecast import remote
 from lorecast.artifacts import Artifact, StageSpec, build, find
 from lorecast.config import ExperimentConfig, Strategy
 from lorecast.data.dataset import Dataset
@@ -64,7 +65,7 @@ def run_recipes(
     console: Console,
 ) -> list[Artifact]:
     """As `run_all`, for models that differ in more than strategy and seed."""
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     recipes = [with_local_backbone(config, recipe, dataset) for recipe in recipes]
     specs = [spec_of(config.name, recipe, dataset, vectors) for recipe in recipes]
     # Backbones come before what is built on them.
@@ -113,7 +114,7 @@ def _train(
     missing: Sequence[tuple[Recipe, StageSpec]],
     console: Console,
 ) -> None:
-    workspace = Path(config.compute.workspace).resolve()
+    workspace = config.compute.folder.resolve()
     task = {
         "workspace": workspace,
         "dataset": dataset.path.resolve(),
@@ -138,7 +139,7 @@ def base_folder(config: ExperimentConfig, recipe: Recipe, dataset: Dataset) -> P
         return Path(str(recipe.training.backbone_from))
     if not recipe.is_injected:
         return None
-    workspace = Path(config.compute.workspace).resolve()
+    workspace = config.compute.folder.resolve()
     return spec_of(config.name, recipe.base, dataset, None).folder(workspace)
 
 
@@ -149,7 +150,7 @@ def with_local_backbone(config: ExperimentConfig, recipe: Recipe, dataset: Datas
     from lorecast.lifecycle.mlflow_registry import open_registry
     from lorecast.lifecycle.pretrained import Pretrained, fetch
 
-    downloads = Path(config.compute.workspace) / "pretrained"
+    downloads = config.compute.folder / "pretrained"
     folder = fetch(str(recipe.training.backbone_from), open_registry(config), downloads)
     Pretrained.open(folder).check(recipe, dataset)
     training = recipe.training.model_copy(update={"backbone_from": str(folder.resolve())})
@@ -220,7 +221,7 @@ def _work(task: Mapping[str, Any]) -> None:
             trained = fit(recipe, spec, base)
             assert trained is not None, "rank 0 measures"
             draft.facts.update(write(draft.path, trained, splits[recipe.protocol], dataset))
-        checkpoint_of(workspace, spec).unlink(missing_ok=True)
+        remote.discard(checkpoint_of(workspace, spec))
 
 
 def checkpoint_of(workspace: Path, spec: StageSpec) -> Path:

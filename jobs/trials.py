@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorecast import remote
 from lorecast.config import ComputeConfig, ExperimentConfig, Search, Space, Strategy
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.vectors import VectorsTable
@@ -67,7 +68,7 @@ class TrialTask:
         vectors = VectorsTable.open(self.vectors) if self.vectors else None
         recipe, dataset = self.recipe(config), Dataset.open(self.dataset)
         spec = spec_of(config.name, recipe, dataset, vectors)
-        return checkpoint_of(Path(config.compute.workspace).resolve(), spec)
+        return checkpoint_of(config.compute.folder.resolve(), spec)
 
 
 def run_trials(task: TrialTask, folder: Path, console: Console) -> list[Trial]:
@@ -127,7 +128,7 @@ def forget_checkpoints(task: TrialTask, trials: Sequence[Trial]) -> None:
     """Removes what these trials left for others to go on from."""
     for trial in trials:
         if trial.valid_auc:
-            task.checkpoint(task.experiment(trial.values)).unlink(missing_ok=True)
+            remote.discard(task.checkpoint(task.experiment(trial.values)))
 
 
 def _train(drawn: Mapping[str, Any], *, task: TrialTask, samples: Mapping[str, Any]) -> None:

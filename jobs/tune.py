@@ -110,7 +110,7 @@ def _searched(search: Search, pipeline: Pipeline, recipe: Recipe) -> Artifact:
     )
     encoded = Artifact.open(vectors.path) if vectors else None
     spec = _spec(search, local, dataset.fingerprint, encoded)
-    workspace = Path(config.compute.workspace)
+    workspace = config.compute.folder
     before_s, started_s = time.time(), time.monotonic()
     if find(workspace, spec) is None:
         with build(workspace, spec, resume=True) as draft:

@@ -93,11 +93,16 @@ def check_experiment(words: Sequence[str], *, searched: bool = False) -> list[st
     Raises ConfigError if the experiment is wrong, or its workspace would be lost with the job.
     """
     config = load_search(words).config if searched else load_experiment(words)
-    workspace = config.compute.workspace
-    if not Path(workspace).is_absolute():
+    compute = config.compute
+    if compute.is_remote and not (compute.cache and Path(compute.cache).is_absolute()):
         raise ConfigError(
-            f"compute.workspace is {workspace!r}, which on a cluster lies in the job's own folder "
-            "and is deleted with it: name a folder that all nodes see, e.g. "
+            f"compute.workspace is {compute.workspace}, of which a cluster's nodes share one copy: "
+            "name a folder that all of them see in compute.cache, e.g. compute.cache=/mnt/shared"
+        )
+    if not compute.folder.is_absolute():
+        raise ConfigError(
+            f"compute.workspace is {compute.workspace!r}, which on a cluster lies in the job's own "
+            "folder and is deleted with it: name a folder that all nodes see, e.g. "
             "compute.workspace=/mnt/shared/workspace"
         )
     warnings = [

@@ -32,7 +32,7 @@ def run_workers(
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    workspace = Path(compute.workspace).resolve()
+    workspace = compute.folder.resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".ray-train-", dir=workspace))
     resources = {"CPU": float(compute.threads or 1)}

@@ -4,8 +4,6 @@ import_path: lorecast.serve.application:build
 args: {experiment: [mine.yaml, compute.workspace=/mnt/lorecast/workspace]}
 """
 
-from pathlib import Path
-
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
@@ -31,7 +29,7 @@ def build(arguments: Arguments) -> serve.Application:
     """The application with the model that the registry names now, and from then on if by alias."""
     config = load_experiment(arguments.experiment)
     reference = arguments.model or champion_of(config)
-    workspace = Path(config.compute.workspace).absolute()
+    workspace = config.compute.folder.absolute()
     registry = open_registry(config)
     main = Source.named(config, registry, reference, workspace)
     sources = {MAIN_ARM: main, **arm_sources(config, registry, workspace)}

@@ -102,7 +102,7 @@ def _sources(
     from lorecast.lifecycle.mlflow_registry import open_registry
 
     registry = open_registry(config)
-    workspace = Path(config.compute.workspace).absolute()
+    workspace = config.compute.folder.absolute()
     if bundle is None:
         main = Source.named(config, registry, model or champion_of(config), workspace)
         card = Scorer.load(main.first.folder).bundle

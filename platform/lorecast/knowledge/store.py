@@ -5,7 +5,8 @@
 A key is a digest of all that decides an answer (`keys.KeyMaker`), so a run asks for wanted minus
 stored keys. A part is named by its keys and appears whole: writing it a second time changes
 nothing, and a killed writer leaves nothing half-done. Failed rows are kept with their reason; they
-do not count as stored, so the next run that wants them asks again.
+do not count as stored, so the next run that wants them asks again. In a workspace on object storage
+every part goes there as it is written, and comes from there before it is looked for.
 """
 
 import fcntl
@@ -26,9 +27,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lorecast import remote
 from lorecast.errors import KnowledgeError
 from lorecast.knowledge.answers import RETRIED
 from lorecast.knowledge.keys import KeyIndex, key_numbers, sort_keys
+from lorecast.remote import Twin
 
 FOLDER: Final = "knowledge"
 """Name of the store below the workspace."""
@@ -53,6 +56,7 @@ SCHEMA: Final = pa.schema(
 )
 """certainty: see `rows.SCHEMA`; parts of older versions lack it, and read as null."""
 _RETRIED: Final = pa.array(sorted(RETRIED))
+_PARTS: Final = "part-*.parquet"
 _CACHE_BYTES: Final = 4 << 20
 _BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -86,10 +90,12 @@ class KnowledgeStore:
                 f"{self.folder} cannot take more answers ({error.strerror or error}); make room "
                 "or set compute.workspace, then run again: nothing stored is lost"
             ) from error
+        remote.upload(path)
         return path
 
     def index(self) -> "StoreIndex":
         """What is stored now. Raises KnowledgeError for a damaged part."""
+        remote.share(self.folder, _PARTS)
         return StoreIndex(self._parts())
 
     @contextmanager
@@ -102,8 +108,14 @@ class KnowledgeStore:
         """Rewrites the parts as few large ones and returns how many were replaced.
 
         Failures that were answered later are dropped. New parts are written before old ones go, so
-        a crash leaves rows twice and none missing. Raises KnowledgeError if the store is in use.
+        a crash leaves rows twice and none missing. Raises KnowledgeError if the store is in use, or
+        on object storage, where nothing holds off other machines.
         """
+        if (twin := Twin.of(self.folder)) is not None:
+            raise KnowledgeError(
+                f"{twin} cannot be compacted: runs on other machines may be reading it; compact "
+                "a store in a folder"
+            )
         with self._locked(fcntl.LOCK_EX, "is in use by another run; compact it afterwards"):
             return self._compact(rows_per_part)
 
@@ -135,7 +147,7 @@ class KnowledgeStore:
 
     def _parts(self) -> list[Path]:
         # Listed here, since Arrow's own listing would take files in the making.
-        return sorted(self.folder.glob("part-*.parquet"))
+        return sorted(self.folder.glob(_PARTS))
 
 
 class StoreIndex:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lorecast import remote
 from lorecast.config import Side
 from lorecast.data.dataset import Dataset
 from lorecast.data.layout import SPLITS, STAGE, samples_folder
@@ -56,7 +57,7 @@ def _found(bundle: BundleCard, frozen: FrozenSlice, workspace: Path) -> Iterator
 
 
 def _dataset(workspace: Path, digest: str) -> Dataset | None:
-    for folder in (workspace / STAGE).glob(f"*-{digest[:8]}"):
+    for folder in remote.listed(workspace / STAGE, f"*-{digest[:8]}"):
         dataset = Dataset.open(folder)
         if dataset.fingerprint == digest:
             return dataset

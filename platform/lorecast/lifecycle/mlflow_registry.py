@@ -54,9 +54,17 @@ _MAX_PARAMS, _MAX_METRICS = 100, 1000
 
 
 def open_registry(config: ExperimentConfig) -> "MLflowRegistry":
-    """The experiment's registry; nothing is contacted yet."""
-    workspace = Path(config.compute.workspace).absolute()
+    """The experiment's registry; nothing is contacted yet.
+
+    Raises RegistryError if none is named and the workspace is no folder that could hold one.
+    """
+    workspace = config.compute.folder.absolute()
     uri = config.registry.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri and config.compute.is_remote:
+        raise RegistryError(
+            f"compute.workspace is {config.compute.workspace}, where MLflow's SQLite file cannot "
+            "lie: name a tracking server in registry.tracking_uri or MLFLOW_TRACKING_URI"
+        )
     return MLflowRegistry(
         tracking_uri=uri or f"sqlite:///{workspace / 'mlflow.db'}",
         experiment=config.registry.experiment,

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lorecast import remote
 from lorecast.training.averaging import RunningMean
 
 _STATE = "state"
@@ -77,6 +78,7 @@ class Checkpoints:
         written = self.path.with_suffix(f".{os.getpid()}.new")
         save_file(tensors, written, {_STATE: json.dumps(vars(progress))})
         written.replace(self.path)
+        remote.upload(self.path)
 
     def load(
         self,
@@ -86,7 +88,7 @@ class Checkpoints:
     ) -> tuple[Progress, dict[str, Tensor]] | None:
         """Sets model, optimizer and average to the checkpoint, if there is one; returns the
         progress and the best weights."""
-        if not self.path.exists():
+        if not remote.fetch(self.path):
             return None
         device = next(model.parameters()).device
         with safe_open(self.path, framework="pt", device=str(device)) as file:
