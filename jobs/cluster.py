@@ -10,7 +10,7 @@ from typing import Any
 
 from lorecast import errors
 from lorecast.config import ComputeConfig
-from lorecast.errors import ConfigError, LorecastError
+from lorecast.errors import LorecastError
 
 _LOCAL_CPU_LABELS = 8
 """Logical CPUs of a local Ray: labels that let small actors live beside an engine on few cores."""
@@ -33,11 +33,7 @@ def connect(compute: ComputeConfig) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = compute.address or os.environ.get("RAY_ADDRESS")
     if address:
-        if compute.is_remote and compute.cache is None:
-            raise ConfigError(
-                f"compute.workspace is {compute.workspace}, of which the nodes of {address} share "
-                "one copy: name a folder that all of them see in compute.cache"
-            )
+        compute.check_shared(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(

@@ -94,11 +94,7 @@ def check_experiment(words: Sequence[str], *, searched: bool = False) -> list[st
     """
     config = load_search(words).config if searched else load_experiment(words)
     compute = config.compute
-    if compute.is_remote and not (compute.cache and Path(compute.cache).is_absolute()):
-        raise ConfigError(
-            f"compute.workspace is {compute.workspace}, of which a cluster's nodes share one copy: "
-            "name a folder that all of them see in compute.cache, e.g. compute.cache=/mnt/shared"
-        )
+    compute.check_shared("a cluster")
     if not compute.folder.is_absolute():
         raise ConfigError(
             f"compute.workspace is {compute.workspace!r}, which on a cluster lies in the job's own "

@@ -132,6 +132,7 @@ def _ray(config: ExperimentConfig) -> Iterator[None]:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address := _cluster(config):
+        config.compute.check_shared(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(

@@ -24,6 +24,7 @@ from lorecast.jobs.upload import check_experiment
 from lorecast.knowledge.store import KnowledgeStore
 from lorecast.lifecycle.mlflow_registry import open_registry
 from lorecast.remote import Twin, local_folder
+from lorecast.serve import run as serve_run
 from lorecast.training.checkpoints import Checkpoints, Progress
 from tests.object_store import CREDENTIALS, object_store
 from tests.platform.knowledge.test_store import keys, part
@@ -275,8 +276,10 @@ def test_what_does_not_work_on_object_storage_says_so(monkeypatch: pytest.Monkey
     config = load_config(None, words)
     with pytest.raises(RegistryError, match=r"SQLite file cannot lie: .*registry.tracking_uri"):
         open_registry(config)
-    with pytest.raises(ConfigError, match=r"compute\.cache"):
+    with pytest.raises(ConfigError, match=r"nodes of auto .*compute\.cache"):
         connect(config.compute)
+    with pytest.raises(ConfigError, match=r"compute\.cache"), serve_run._ray(config):
+        pass
     with pytest.raises(ConfigError, match=r"compute\.cache"):
         check_experiment(words)
     check_experiment([*words, "compute.cache=/mnt/shared"])

@@ -17,6 +17,7 @@ from lorecast.config.reranking import RerankingConfig
 from lorecast.config.search import SearchConfig
 from lorecast.config.section import EXECUTION, Positive, Section, Strategy, TrainingProtocol
 from lorecast.config.sella import SellaConfig
+from lorecast.errors import ConfigError
 from lorecast.remote import is_remote, local_folder
 
 
@@ -241,6 +242,14 @@ class ComputeConfig(Section):
     def folder(self) -> Path:
         """Where the workspace lies on this machine."""
         return local_folder(self.workspace, self.cache)
+
+    def check_shared(self, cluster: str) -> None:
+        """Raises ConfigError if the nodes of a cluster would not see one copy of the workspace."""
+        if self.is_remote and not (self.cache and Path(self.cache).is_absolute()):
+            raise ConfigError(
+                f"compute.workspace is {self.workspace}, of which the nodes of {cluster} share one "
+                "copy: name a folder that all of them see, e.g. compute.cache=/mnt/shared"
+            )
 
 
 class ExperimentConfig(Section):
