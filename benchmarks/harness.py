@@ -68,8 +68,10 @@ POINTS = {
     "5f": "swap_under_load",
     "5g": "autoscaling",
     "5h": "overload",
+    "5i": "mlflow_lost",
     "5j": "page",
     "5k": "security",
+    "5l": "s3_postgres",
     "5m": "refresh",
     "5n": "offline_scoring",
 }
