@@ -10,7 +10,7 @@ from typing import Any
 
 from lorecast import errors
 from lorecast.config import ComputeConfig
-from lorecast.errors import LorecastError
+from lorecast.errors import ClusterError, LorecastError
 
 _LOCAL_CPU_LABELS = 8
 """Logical CPUs of a local Ray: labels that let small actors live beside an engine on few cores."""
@@ -23,7 +23,7 @@ def connect(compute: ComputeConfig) -> None:
     """Attaches to `compute.address`, else RAY_ADDRESS, else starts a local Ray; once a process.
 
     Raises ConfigError for a cluster whose nodes would not see this machine's copy of a workspace on
-    object storage.
+    object storage, ClusterError if Ray does not answer or does not start.
     """
     import ray
 
@@ -32,18 +32,22 @@ def connect(compute: ComputeConfig) -> None:
     # Ray's C++ core writes warnings of its own design to the user's terminal; its log files stay.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = compute.address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         compute.check_shared(address)
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(_LOCAL_CPU_LABELS, os.cpu_count() or 1),
-            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(_LOCAL_CPU_LABELS, os.cpu_count() or 1),
+                object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **quiet,
+            )
+    except Exception as error:  # Ray's errors share no base but this
+        raise ClusterError.of_ray(error, address) from error
     atexit.register(ray.shutdown)
     _quieten_ray_data()
 

@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lorecast.config import MAIN_ARM, ExperimentConfig, ServingConfig
-from lorecast.errors import ServingError
+from lorecast.errors import ClusterError, ServingError
 from lorecast.lifecycle.card import BundleCard
 from lorecast.lifecycle.registry import champion_of
 from lorecast.lifecycle.scorer import Scorer
@@ -131,18 +132,22 @@ def _ray(config: ExperimentConfig) -> Iterator[None]:
 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := _cluster(config):
         config.compute.check_shared(address)
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(8, (config.serving.max_replicas or config.serving.replicas) + 4),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(8, (config.serving.max_replicas or config.serving.replicas) + 4),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **quiet,
+            )
+    except Exception as error:  # Ray's errors share no base but this
+        raise ClusterError.of_ray(error, address) from error
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ours, not Ray's
     try:
         yield

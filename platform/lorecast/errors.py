@@ -93,3 +93,17 @@ class ClusterError(LorecastError):
     """The Ray cluster does not answer, refuses the token, or cannot take or run the job."""
 
     exit_code = 11
+
+    @classmethod
+    def of_ray(cls, error: BaseException, address: str | None) -> "ClusterError":
+        """What Ray raised when it was to be reached at `address`, or started here."""
+        reason = str(error).strip().split("\n")[0]
+        if address:
+            return cls(
+                f"no Ray cluster answers at {address} ({reason}): see to compute.address or "
+                "RAY_ADDRESS"
+            )
+        return cls(
+            f"Ray did not start ({reason}): the machine is too busy, or short of memory or disk; "
+            "run again when it is free, what is finished is kept"
+        )
