@@ -237,7 +237,8 @@ class Bundle(BundleCard):
         return BundleVectors(vectors, masks, certainties)
 
     def _map(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        array: NDArray[Any] = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        mapped = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.asarray(mapped)  # a plain view: np.memmap gathers slower
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}, the model wants {shape}")
         return array

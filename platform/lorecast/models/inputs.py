@@ -104,9 +104,12 @@ class History:
     def mapped(self, weight_WJ: Tensor, bias_W: Tensor) -> Tensor:
         """step_BLW, the linear map of `steps`; a padded step gives the bias."""
         K = self.item_UK.shape[1]
-        item_UW = F.linear(self.item_UK, weight_WJ[:, :K], bias_W)
         rating_RW = F.linear(self.rating_RE, weight_WJ[:, K:])
-        step_BLW = _rows(item_UW, self.place_BL) + _rows(rating_RW, self.level_BL)
+        if len(self.place_BL) == 1:
+            item_BLW = F.linear(_rows(self.item_UK, self.place_BL), weight_WJ[:, :K], bias_W)
+        else:
+            item_BLW = _rows(F.linear(self.item_UK, weight_WJ[:, :K], bias_W), self.place_BL)
+        step_BLW = item_BLW + _rows(rating_RW, self.level_BL)
         if self.shift_BJ is None:
             return step_BLW
         shift_BW = F.linear(self.shift_BJ, weight_WJ)

@@ -25,6 +25,18 @@ def zero_linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     return layer
 
 
+def linear_of_parts(layer: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
+    """What the layer makes of its input's parts in a row; a part may be one row for all others."""
+    if len(parts) == 1:
+        x_BH: Tensor = layer(parts[0])
+        return x_BH
+    weights = torch.split(layer.weight, [part.shape[1] for part in parts], dim=1)
+    x_BH = F.linear(parts[0], weights[0], layer.bias)
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        x_BH = x_BH + F.linear(part, weight)
+    return x_BH
+
+
 class Layers(nn.Sequential):
     """Layers in a row. `beside_BH` joins what the first one gives, before its activation: as if it
     had more inputs, and this were their part of its sums."""

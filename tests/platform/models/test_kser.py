@@ -102,7 +102,7 @@ def test_entities_without_any_text_work_in_training_too() -> None:
 
 
 def test_muted_chunks_say_as_little_as_missing_ones() -> None:
-    layer, asking = _kser().align[0], (torch.randn(4, 16), torch.randn(4, 32))
+    layer, asking = _kser().align[0], ([torch.randn(4, 16)], [torch.randn(4, 32)])
     there, key_value = torch.ones(4, 3), torch.randn(4, 3, 24)
     muted = layer(asking, key_value, torch.zeros(4, 3), there)
     silent = layer(asking, torch.zeros(4, 3, 24), there, there)
@@ -113,12 +113,14 @@ def test_muted_chunks_say_as_little_as_missing_ones() -> None:
 
 def test_attention_is_its_equation() -> None:
     layer = _kser().align[0]
-    asking, key_value = (torch.randn(4, 16), torch.randn(4, 32)), torch.randn(4, 5, 24)
+    target, history, extra = torch.randn(4, 16), torch.randn(1, 20), torch.randn(4, 12)
+    behaviour = torch.cat([history.expand(4, -1), extra], dim=1)
+    key_value = torch.randn(4, 5, 24)
     gate, there = torch.rand(4, 5) * 2, (torch.rand(4, 5) < 0.7).float()
     gate = gate * there
     layer.no_op_key_d.data.normal_()
     keys, values = key_value.chunk(2, dim=2)
-    for place, (ask, group) in enumerate(zip(layer.ask, asking, strict=True)):
+    for place, (ask, group) in enumerate(zip(layer.ask, (target, behaviour), strict=True)):
         query, residual = ask(group).chunk(2, dim=1)
         heads = []
         for head in range(3):
@@ -130,6 +132,7 @@ def test_attention_is_its_equation() -> None:
             heads.append(torch.einsum("bc,bce->be", share, (values * gate[:, :, None])[:, :, own]))
         aligned = layer.norm(residual + layer.output(torch.cat(heads, dim=1)))
         expected = layer.feed_forward_norm(aligned + layer.feed_forward(aligned))
+        asking = [target], [history, extra]  # one mean history stands for all
         found = layer(asking, key_value, gate, there)[:, place]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 

@@ -30,9 +30,12 @@ class DIN(nn.Module):
     def forward(self, fields: Fields) -> Tensor:
         """logit_B."""
         target_BW = fields.target_BNE.flatten(1)
-        history, of_step_HW = fields.history, self.attention.of_step()
+        history = fields.history
         steps_BLW = history.mapped(self.step.weight, self.step.bias)
-        by_step_BLH = history.mapped(of_step_HW @ self.step.weight, of_step_HW @ self.step.bias)
+        by_step_BLH = None
+        if len(steps_BLW) > 1:  # many steps of few items
+            of_step_HW = self.attention.of_step()
+            by_step_BLH = history.mapped(of_step_HW @ self.step.weight, of_step_HW @ self.step.bias)
         interest_BW = self.attention(target_BW, steps_BLW, history.mask_BL, by_step_BLH)
         features = [interest_BW, target_BW, fields.extra_BXE.flatten(1)]
         logit_B: Tensor = self.head(torch.cat(features, dim=1), fields.beside_BH).squeeze(1)
@@ -64,9 +67,11 @@ class TargetAttention(nn.Module):
         by_step_BLH: Tensor | None = None,
     ) -> Tensor:
         """interest_BW; zero where a history is empty."""
-        score_BL = self.score(query_BW, steps_BLW, mask_BL, by_step_BLH)
         if steps_BLW.shape[0] < query_BW.shape[0]:
-            return score_BL @ steps_BLW[0]
+            if not mask_BL.all():
+                steps_BLW, mask_BL = steps_BLW[:, mask_BL[0]], mask_BL[:, mask_BL[0]]
+            return self.score(query_BW, steps_BLW, mask_BL) @ steps_BLW[0]
+        score_BL = self.score(query_BW, steps_BLW, mask_BL, by_step_BLH)
         return torch.bmm(score_BL[:, None], steps_BLW).squeeze(1)
 
     def of_step(self) -> Tensor:

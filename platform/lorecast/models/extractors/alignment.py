@@ -12,12 +12,13 @@ Shapes: B batch, C chunks, K width of what asks, d work width, h heads, e = d / 
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lorecast.config import KSERConfig
-from lorecast.models.layers import linear
+from lorecast.models.layers import linear, linear_of_parts
 
 
 class Alignment(nn.Module):
@@ -49,11 +50,20 @@ class Alignment(nn.Module):
         self.register_buffer("head_hd", head_hd, persistent=False)
 
     def forward(
-        self, asking: Sequence[Tensor], key_value_BCI: Tensor, gate_BC: Tensor, mask_BC: Tensor
+        self,
+        asking: Sequence[Sequence[Tensor]],
+        key_value_BCI: Tensor,
+        gate_BC: Tensor,
+        mask_BC: Tensor,
     ) -> Tensor:
-        """aligned_B2d. `asking`: two of width K each; a chunk whose mask is 0 is not there."""
-        both = [ask(asking_BK) for ask, asking_BK in zip(self.ask, asking, strict=True)]
-        query_B2d, residual_B2d = torch.stack(both, dim=1).chunk(2, dim=2)
+        """aligned_B2d. `asking`: two, each in parts of together K (see `linear_of_parts`); a chunk
+        whose mask is 0 is not there."""
+        both = [
+            linear_of_parts(cast(nn.Linear, ask), parts)
+            for ask, parts in zip(self.ask, asking, strict=True)
+        ]
+        ask_B2I = torch.stack([each_BI.expand(len(gate_BC), -1) for each_BI in both], dim=1)
+        query_B2d, residual_B2d = ask_B2I.chunk(2, dim=2)
         read_B2d = self._read(query_B2d, key_value_BCI, gate_BC, mask_BC)
         aligned_B2d: Tensor = self.norm(residual_B2d + self.dropout(self.output(read_B2d)))
         if self.feed_forward is not None and self.feed_forward_norm is not None:
@@ -69,14 +79,11 @@ class Alignment(nn.Module):
         key_BCd, value_BCd = key_value_BCI.chunk(2, dim=2)
         # All heads of a sample in one product: a query once a head, zero outside of it.
         query_BGd = (query_B2d[:, :, None] * (self.head_hd * scale)).flatten(1, 2)
-        score_BCG = torch.bmm(key_BCd, query_BGd.transpose(1, 2)) * gate_BC[:, :, None]
-        score_BCG = score_BCG.masked_fill(mask_BC[:, :, None] == 0, -1e9)
+        score_BGC = torch.bmm(query_BGd, key_BCd.transpose(1, 2)) * gate_BC[:, None]
+        score_BGC = score_BGC.masked_fill(mask_BC[:, None] == 0, -1e9)
         if self.no_op_key_d is not None:
-            score_BCG = torch.cat([score_BCG, (query_BGd @ self.no_op_key_d)[:, None]], dim=1)
-        share_BCG = torch.softmax(score_BCG, dim=1)
-        if self.no_op_key_d is not None:
-            share_BCG, _ = torch.split(share_BCG, [gate_BC.shape[1], 1], dim=1)
-        share_BCG = share_BCG * gate_BC[:, :, None]
-        read_BGd = torch.bmm(share_BCG.transpose(1, 2), value_BCd)
+            score_BGC = torch.cat([score_BGC, (query_BGd @ self.no_op_key_d)[:, :, None]], dim=2)
+        share_BGC = torch.softmax(score_BGC, dim=2)[:, :, : gate_BC.shape[1]] * gate_BC[:, None]
+        read_BGd = torch.bmm(share_BGC, value_BCd)
         read_B2d: Tensor = (read_BGd.view(-1, 2, h, d) * self.head_hd).sum(2)
         return read_B2d

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lorecast.config import Gate, KSERConfig
 from lorecast.models.extractors.chunks import FieldLinear, Projected, masked_mean, places
-from lorecast.models.layers import linear, zero_linear
+from lorecast.models.layers import linear, linear_of_parts, zero_linear
 
 _START_SLOPE = 0.25
 """Of a gate's logit, a standard deviation of certainty. On the embedded world (two seeds) it gave a
@@ -74,16 +74,18 @@ class ESFNet(nn.Module):
         own_BCd: Tensor,
         excite_BH: Tensor,
         mask_BC: Tensor,
-        context_BK: Tensor,
+        context: Sequence[Tensor],
         prior_BC: Tensor | None = None,
     ) -> Tensor:
-        """gate_BC, 0 where the mask is; of what `looks` gave, gathered and added up."""
+        """gate_BC, 0 where the mask is; of what `looks` gave, gathered and added up, and the parts
+        of the context, K wide together (see `linear_of_parts`)."""
         excite_BH = excite_BH + self.excite_bias_H
         if self.by_context is not None:
-            both_BI = self.by_context(context_BK)
-            context_BH, context_BI = both_BI.split([self._hidden, self.by_own_Fd.numel()], dim=1)
+            both_BI = linear_of_parts(self.by_context, context)
+            widths = [self._hidden, self.by_own_Fd.numel()]
+            context_BH, context_BI = torch.split(both_BI, widths, dim=1)
             excite_BH = excite_BH + context_BH
-            context_BFd = context_BI.unflatten(1, self.by_own_Fd.shape)
+            context_BFd = context_BI.view(-1, *self.by_own_Fd.shape)
             own_BCd = own_BCd + context_BFd.index_select(1, self.field_C)
         by_own_Cd = self.by_own_Fd.index_select(0, self.field_C)
         by_own_BC = (torch.relu(own_BCd) * by_own_Cd).sum(2)

@@ -24,7 +24,6 @@ from lorecast.models.extractors.esfnet import ESFNet
 from lorecast.models.inputs import FieldCounts, Fields
 from lorecast.models.knowledge import ChunkVectors, KnowledgeShape, SideKnowledge
 from lorecast.models.layers import linear, zero_linear
-from lorecast.models.pooled import pooled_fields
 from lorecast.models.prestored import Known, sample_rows
 
 
@@ -62,10 +61,9 @@ class KSER(nn.Module):
             if self.has_gates and config.certainty:
                 shapes.append((C,))
             self._row_shapes.append(shapes)
-        # What asks: the target's fields, and those of the history and the user.
-        self._asking = [counts.target, counts.history + counts.extra]
         self._history_width = counts.history * counts.dim
-        widths = [number * counts.dim for number in self._asking]
+        # What asks: the target's fields, and those of the history and the user.
+        widths = [n * counts.dim for n in (counts.target, counts.history + counts.extra)]
         self.filter = (
             ESFNet(config, self.project.fields_of_sides, sum(widths)) if self.has_gates else None
         )
@@ -114,10 +112,13 @@ class KSER(nn.Module):
         chunks = self._weighed(self._ask(fields), knowledge)
         return chunks.gate_BC, chunks.mask_BC
 
-    def _ask(self, fields: Fields) -> tuple[Tensor, ...]:
-        """(target_BK, behaviour_BK): what asks."""
-        groups = torch.split(pooled_fields(fields), self._asking, dim=1)
-        return tuple(group_BFE.flatten(1) for group_BFE in groups)
+    def _ask(self, fields: Fields) -> "_Asking":
+        """The target's fields, and behind one another those of the mean history and the user."""
+        target_BK, extra_BK = fields.target_BNE.flatten(1), fields.extra_BXE.flatten(1)
+        history_BJ = fields.history.mean()
+        if len(history_BJ) < len(target_BK):  # of one user's candidates it is the same one
+            return [target_BK], [history_BJ, extra_BK]
+        return [target_BK], [torch.cat([history_BJ, extra_BK], dim=1)]
 
     def entity_rows(self, side: Side, known: SideKnowledge) -> Tensor:
         """row_UJ: mask, keys and values (or chunks) and looks of a side's entities, in a row."""
@@ -128,7 +129,7 @@ class KSER(nn.Module):
         present_UC = projected.mask_UC.to(chunk_UCd.dtype)
         return torch.cat([part.flatten(1) for part in (present_UC, *maps, *look)], dim=1)
 
-    def _weighed(self, asking: Sequence[Tensor], knowledge: Mapping[Side, Known]) -> "_Chunks":
+    def _weighed(self, asking: "_Asking", knowledge: Mapping[Side, Known]) -> "_Chunks":
         """Each sample's chunks and their gates."""
         found = []
         for side, shapes in zip(self._sides, self._row_shapes, strict=True):
@@ -136,29 +137,40 @@ class KSER(nn.Module):
             parts = torch.split(row_BJ, [prod(shape) for shape in shapes], dim=1)
             found.append([p.reshape(-1, *shape) for p, shape in zip(parts, shapes, strict=True)])
         masks, *columns = zip(*found, strict=True)
-        mask_BC = torch.cat(masks, dim=1)
+        mask_BC = _joined(masks)
         num_maps = len(self.align) or 1
-        maps_BCI = tuple(torch.cat(parts, dim=1) for parts in columns[:num_maps])
+        maps_BCI = tuple(map(_joined, columns[:num_maps]))
         gate_BC = mask_BC
         if self.filter is not None:
             own, excite, *prior = columns[num_maps:]
             excite_BH = torch.stack(excite).sum(0)
-            context_BK = torch.cat([group_BK.detach() for group_BK in asking], dim=1)
-            of_looks = (torch.cat(own, dim=1), excite_BH, mask_BC, context_BK)
-            gate_BC = self.filter(*of_looks, *(torch.cat(parts, dim=1) for parts in prior))
+            context = [part.detach() for parts in asking for part in parts]
+            of_looks = (_joined(own), excite_BH, mask_BC, context)
+            gate_BC = self.filter(*of_looks, *map(_joined, prior))
         return _Chunks(maps_BCI, mask_BC, gate_BC)
 
-    def _aligned(self, asking: Sequence[Tensor], chunks: "_Chunks") -> Tensor:
+    def _aligned(self, asking: "_Asking", chunks: "_Chunks") -> Tensor:
         """aligned_B2d: what each group makes of what it read."""
+        groups: Sequence[Sequence[Tensor]] = asking
         for layer, key_value_BCI in zip(self.align, chunks.maps_BCI, strict=True):
-            asking = layer(asking, key_value_BCI, chunks.gate_BC, chunks.mask_BC).unbind(1)
-        return torch.stack(list(asking), dim=1)
+            aligned_B2d: Tensor = layer(groups, key_value_BCI, chunks.gate_BC, chunks.mask_BC)
+            groups = [[aligned_Bd] for aligned_Bd in aligned_B2d.unbind(1)]
+        return aligned_B2d
 
     def _side_means(self, chunks: "_Chunks") -> Tensor:
         """pooled_BXd: the mean of each side's weighed chunks."""
         gated = torch.split(chunks.maps_BCI[0] * chunks.gate_BC[:, :, None], self._chunks_a_side, 1)
         masks = torch.split(chunks.mask_BC, self._chunks_a_side, dim=1)
         return torch.stack(list(map(masked_mean, gated, masks)), dim=1)
+
+
+_Asking = tuple[Sequence[Tensor], Sequence[Tensor]]
+"""(target, behaviour): each in parts of together K columns, see `linear_of_parts`."""
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The sides' parts in a row; `cat` would copy even a single one."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 class _Chunks(NamedTuple):
