@@ -32,12 +32,12 @@ BUDGET = (
     "sella.tune.rows=4000",
     "sella.tune.batch_size=32",
     "sella.tune.checks=2",
-    "sella.guide.rows=8000",
+    "sella.guide.rows=6000",
     "sella.guide.batch_size=32",
     "sella.guide.checks=2",
-    "sella.valid_rows=2000",
+    "sella.valid_rows=1000",
 )
-"""What CoLLM's split is trained on and validated by: some two hours of one core in all. Few rows
+"""What CoLLM's split is trained on and validated by: some hour and a half of one core in all. Few rows
 in stage 1, as on the world (docs/sella.md). The collaborative model trains on all rows."""
 
 
