@@ -112,6 +112,15 @@ def ask(
         yield BlockCounts(**{name: values.tolist()[0] for name, values in counts.items()})
 
 
+def chat(engine: Engine, prompts: pa.Table) -> list[Answer]:
+    """The engine's answers to prompts (`plan.SCHEMA`), in their order."""
+    chats = [json.loads(chat) for chat in prompts["chat"].to_pylist()]
+    schemas = prompts["schema"]
+    if schemas.null_count == len(schemas):
+        return engine.chat(chats)
+    return engine.chat(chats, schemas.to_pylist())
+
+
 def answers_table(prompts: pa.Table, answers: Sequence[Answer], origin: Origin) -> pa.Table:
     """Judged answers to prompts (`plan.SCHEMA`) as rows of the store."""
     schemas = prompts["schema"].to_pylist()
@@ -171,7 +180,7 @@ class _Asker:
             with watch(stalled, self._stall_s, self._last_line):
                 self._engine = self._engine or self._make_engine()
                 started_s = time.monotonic()
-                rows = answers_table(block, self._answers(self._engine, block), self._origin)
+                rows = answers_table(block, chat(self._engine, block), self._origin)
             self._store.append(rows)
             self._metrics.count(rows)
         counts = count(pq.read_table(part), time.monotonic() - started_s)
@@ -180,14 +189,6 @@ class _Asker:
     def _is_written(self, part: Path) -> bool:
         """By this run: what an earlier one left under the same keys are failures."""
         return part.exists() and pq.read_table(part)["run_id"][0].as_py() == self._origin.run_id
-
-    @staticmethod
-    def _answers(engine: Engine, block: pa.Table) -> list[Answer]:
-        chats = [json.loads(chat) for chat in block["chat"].to_pylist()]
-        schemas = block["schema"]
-        if schemas.null_count == len(schemas):
-            return engine.chat(chats)
-        return engine.chat(chats, schemas.to_pylist())
 
     @cached_property
     def _last_line(self) -> LastLine:

@@ -323,6 +323,38 @@ def report(
     side_by_side.run(experiment or [], arm or [], Console(as_json=as_json), out, resamples)
 
 
+@app.command(
+    epilog="Examples: `lorecast latency mine.yaml` · `lorecast latency mine.yaml --llm-items 100 "
+    "--out latency` · `lorecast latency mine.yaml --llm-requests 0`"
+)
+def latency(
+    experiment: Experiment = None,
+    items: Annotated[int, typer.Option(min=1, help="candidates of a request")] = 100,
+    requests: Annotated[
+        int, typer.Option(min=1, help="requests of each way but LLM online")
+    ] = 1000,
+    llm_items: Annotated[
+        int, typer.Option(min=1, help="candidates where texts are written for the request")
+    ] = 5,
+    llm_requests: Annotated[
+        int, typer.Option(min=0, help="such requests; 0: the LLM is not asked")
+    ] = 5,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Time a request with the LLM online, the extractor online, prestored, and without knowledge.
+
+    The experiment's best model with knowledge scores one user's candidates in this process, with
+    one thread. Also what each way stores. Trains what is missing.
+    """
+    from lorecast.jobs import latency as measuring
+    from lorecast.jobs.ways import Trial
+
+    config, console = _open(experiment, as_json)
+    trial = Trial(items=items, requests=requests, llm_items=llm_items, llm_requests=llm_requests)
+    measuring.run(config, trial, console, out)
+
+
 @app.command(epilog="Example: `lorecast rerank mine.yaml reranking.model=prm training.seeds=[0,1]`")
 def rerank(experiment: Experiment = None, as_json: Json = False) -> None:
     """Train re-rankers of whole lists (DLCM, PRM, SetRank), with and without knowledge."""

@@ -27,7 +27,7 @@ from lorecast.data.samples import empty_past, past_table, sample_index, sample_t
 from lorecast.encoding.components import COMPONENTS, map_to
 from lorecast.encoding.encoder import EncoderModel, SentenceTransformerEncoder, find_encoder
 from lorecast.encoding.ready import open_arrays
-from lorecast.encoding.scatter import SIDES, chunk_places, history_end
+from lorecast.encoding.scatter import SIDES, chunk_places, history_end, placed
 from lorecast.encoding.vectors import ChunkName
 from lorecast.errors import ArtifactError, ConfigError
 from lorecast.jobs import engines
@@ -42,7 +42,7 @@ from lorecast.knowledge.joining import knowledge_rows
 from lorecast.knowledge.language_model import LanguageModel
 from lorecast.knowledge.leakage import check_prompts
 from lorecast.knowledge.plan import Plan, Question, questions
-from lorecast.knowledge.quality import with_quality, within
+from lorecast.knowledge.quality import usable
 from lorecast.knowledge.store import KnowledgeStore
 from lorecast.lifecycle.bundle import Bundle, BundleVectors
 from lorecast.lifecycle.refreshing import NewKnowledge
@@ -126,7 +126,7 @@ class Learning:
                 )
             origin = Origin.of(self.config, self.bundle, self.dataset)
             texts, asked = self._texts(origin, num_rows, lines)
-            texts = _placed(texts, chunks)
+            texts = placed(texts, chunks)
             facts |= asked | self._encode(origin, texts, chunks, num_rows)
         for side in shape.sides:
             open_arrays(self.folder, side, num_rows[side], len(chunks[side]), shape.dim)
@@ -170,12 +170,13 @@ class Learning:
         done = account.done
         facts |= {"prompts_asked": done.asked, "output_tokens": done.output_tokens}
         answered = pa.concat_tables(found)
-        usable = answered.filter(pc.equal(answered["status"], "ok"))
-        if left_out := answered.num_rows - usable.num_rows:
-            self.console.note(f"texts that cannot be used (refused, empty, failed): {left_out:,}")
-        if self.config.encoding.where:
-            usable = usable.filter(within(with_quality(usable), self.config.encoding.where))
-        return usable, facts
+        good = usable(answered, self.config.encoding.where)
+        if left_out := answered.num_rows - good.num_rows:
+            self.console.note(
+                "texts that cannot be used (refused, empty, failed, outside encoding.where): "
+                f"{left_out:,}"
+            )
+        return good, facts
 
     def _tell_left_out(self, asked: Sequence[Question], num_rows: Mapping[Side, int]) -> None:
         names = {question.field for question in asked}
@@ -250,19 +251,6 @@ class Learning:
         if self.bundle.model.reads_certainty:
             certainties = {side: mask.astype(np.float16) for side, mask in masks.items()}
         return BundleVectors(vectors, masks, certainties)
-
-
-def _placed(texts: pa.Table, chunks: Mapping[Side, tuple[ChunkName, ...]]) -> pa.Table:
-    """The texts for which the model has a place: a long answer may have more parts than any had."""
-    number = {
-        name.field: sum(other.field == name.field for other in chunks[side])
-        for side in SIDES
-        for name in chunks[side]
-    }
-    fields = pa.array(list(number), pa.string())
-    limits = pa.array(list(number.values()), pa.int32())
-    limit_N = limits.take(pc.index_in(texts["field"].combine_chunks(), value_set=fields))
-    return texts.filter(pc.fill_null(pc.less(texts["chunk"].combine_chunks(), limit_N), False))
 
 
 def _as_kept(

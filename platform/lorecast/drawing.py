@@ -32,8 +32,8 @@ _STYLE: Final = {
 def figure(
     path: Path, title: str, *, width: float, height: float, rows: int = 1, columns: int = 1
 ) -> Iterator[tuple[Any, Any]]:
-    """(figure, axes), sizes in inches; written to `path` as PNG at the end of the block. More than
-    one axes come as rows of columns."""
+    """(figure, axes), sizes in inches; written to `path`, in the format of its suffix, at the end
+    of the block. More than one axes come as rows of columns."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -44,6 +44,12 @@ def map_to(folder: Path, sides: Sequence[Side], basis_DR: NDArray[np.float32]) -
         _rewrite(folder / f"{side}.npy", basis_DR)
 
 
+def mapped(vectors: NDArray[np.float16], basis_DR: NDArray[np.float32]) -> NDArray[np.float16]:
+    """The products of vectors [..., D] with a basis: [..., R]."""
+    product: NDArray[np.float32] = vectors.astype(np.float32) @ basis_DR
+    return product.astype(np.float16)
+
+
 def leading(covariance_DD: NDArray[np.floating], num_components: int) -> NDArray[np.float32]:
     """The directions of most variance, the first of most: [D, R]."""
     direction_DR = np.linalg.eigh(covariance_DD)[1][:, ::-1][:, :num_components]
@@ -82,7 +88,7 @@ def _rewrite(path: Path, basis_DR: NDArray[np.float32]) -> None:
     create: Any = np.lib.format.open_memmap
     kept = create(partial, "w+", np.float16, (rows, C, basis_DR.shape[1]))
     for start, stop in _blocks(rows, C * D):
-        kept[start:stop] = vectors[start:stop].astype(np.float32) @ basis_DR
+        kept[start:stop] = mapped(vectors[start:stop], basis_DR)
     kept.flush()
     partial.replace(path)
 

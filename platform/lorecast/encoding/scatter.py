@@ -47,6 +47,19 @@ def chunk_places(
     return place_N
 
 
+def placed(texts: pa.Table, chunks: Mapping[Side, tuple[ChunkName, ...]]) -> pa.Table:
+    """The texts that have a place in C: a new answer may have more parts than any had."""
+    number = {
+        name.field: sum(other.field == name.field for other in chunks[side])
+        for side in SIDES
+        for name in chunks[side]
+    }
+    fields = pa.array(list(number), pa.string())
+    limits = pa.array(list(number.values()), pa.int32())
+    limit_N = limits.take(pc.index_in(texts["field"].combine_chunks(), value_set=fields))
+    return texts.filter(pc.fill_null(pc.less(texts["chunk"].combine_chunks(), limit_N), False))
+
+
 def history_end(texts: pa.Table, num_users: int) -> NDArray[np.int32]:
     """Per user row, what the user's texts saw at most; see `knowledge.leakage`."""
     users = texts.filter(pc.equal(texts["side"], "user"))

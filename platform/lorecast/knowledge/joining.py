@@ -42,10 +42,7 @@ def knowledge_rows(
     by_field = {question.field: question for question in questions}
     about_groups: list[pa.Table] = []
     for block in wanted:
-        answers = stored.fetch(block["key"].combine_chunks())
-        answered = block.select(WANTED)
-        for name in _ANSWER:
-            answered = answered.append_column(name, answers[name])
+        answered = _answered(block, stored.fetch(block["key"].combine_chunks()))
         for part in _split_joint(answered, by_field):
             is_group = part["group"].is_valid()
             if pc.any(is_group).as_py():
@@ -62,6 +59,20 @@ def knowledge_rows(
                     chosen = pc.and_(chosen, pc.equal(table["factor"], factor))
                 rows_of_groups = table.filter(chosen)
                 yield from _members_rows(rows_of_groups, of_factor, by_field[name], dataset)
+
+
+def answered_rows(prompts: pa.Table, answers: pa.Table, questions: Sequence[Question]) -> pa.Table:
+    """The rows of prompts about entities, whose answers (`store.SCHEMA`) come in their order."""
+    by_field = {question.field: question for question in questions}
+    parts = _split_joint(_answered(prompts, answers), by_field)
+    return pa.concat_tables([_finish(part, np.ones(part.num_rows, np.float32)) for part in parts])
+
+
+def _answered(wanted: pa.Table, answers: pa.Table) -> pa.Table:
+    answered = wanted.select(WANTED)
+    for name in _ANSWER:
+        answered = answered.append_column(name, answers[name])
+    return answered
 
 
 def _split_joint(answered: pa.Table, questions: Mapping[str, Question]) -> Iterator[pa.Table]:

@@ -5,7 +5,7 @@ neighbours share a long beginning (one user's history, then seven questions), wh
 caches.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -189,6 +189,16 @@ class Plan:
                         block = _Block()
             if block:
                 yield block.table()
+
+    def about(self, side: Side, rows: Collection[int]) -> pa.Table:
+        """The prompts of some entities of one side, each by itself, as SCHEMA; at least one field
+        asks so."""
+        asked = [question for question in self.questions if question.side == side]
+        block = _Block()
+        for row, entity in enumerate(self._items() if side == "item" else self._users(), 1):
+            for question in asked if row in rows else ():
+                self._ask(block, question, entity, question.factors, row)
+        return block.table()
 
     def _is_individual(self, question: Question, row: int) -> bool:
         if not question.is_collective:

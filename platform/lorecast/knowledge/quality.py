@@ -49,6 +49,12 @@ def within(table: pa.Table, where: Mapping[str, tuple[float | None, float | None
     return inside
 
 
+def usable(table: pa.Table, where: Mapping[str, tuple[float | None, float | None]]) -> pa.Table:
+    """The texts of a table (of `rows.SCHEMA`) that become vectors: ok, and `within` bounds."""
+    good = table.filter(pc.equal(table["status"], "ok"))
+    return good.filter(within(with_quality(good), where)) if where else good
+
+
 def factor_codes(table: pa.Table) -> Ints:
     """One number for each side, field and factor, from 0 in the order of appearance."""
     return _codes(table, "side", "field", "factor")
