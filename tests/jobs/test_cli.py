@@ -9,6 +9,7 @@ import pytest
 
 from lorecast.errors import LorecastError
 from lorecast.jobs.cli import main
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.bad_input
 
@@ -75,6 +76,12 @@ def test_unreachable_mlflow_is_named_before_any_work(fails: Fails, tmp_path: Pat
     error = fails("run", "registry.tracking_uri=http://127.0.0.1:9", code=8)
     assert "127.0.0.1:9" in error
     assert not list(tmp_path.glob("workspace/*/*/manifest.json"))
+
+
+def test_latency_is_of_a_click_model_with_knowledge(fails: Fails) -> None:
+    assert "has no knowledge" in fails("latency", "training.strategies=[base]", code=2)
+    sella = str(REPOSITORY / "configs" / "world-sella.yaml")
+    assert "the section sella" in fails("latency", sella, code=2)
 
 
 def test_nothing_to_serve(fails: Fails) -> None:

@@ -147,7 +147,7 @@ def agreement(online: Online) -> str:
         f"{online.same_texts:,} of {online.texts:,} texts came out as they are stored; scores "
         f"differ from those by stored vectors by at most {online.largest_difference:.1e}"
     )
-    if online.largest_difference_same is None:
+    if online.same_texts == online.texts or online.largest_difference_same is None:
         return told
     return (
         f"{told}, and by at most {online.largest_difference_same:.1e} over the "
@@ -188,6 +188,7 @@ def _bars(axes: Any, ways: Sequence[Way]) -> None:
             color=INK,
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_xlim(floor, 4 * max(way.p99_ms or way.p50_ms for way in ways))
     axes.set_yticks(place, [f"{way.name}\n{way.items:,} items" for way in ways])
     axes.set_xlabel("ms a request (bar: median, tick: 99th percentile)")
