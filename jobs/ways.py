@@ -7,7 +7,7 @@ bare backbone      the experiment's strategy `base`
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from lorecast.artifacts import Artifact
-from lorecast.config import ExperimentConfig
+from lorecast.config import ExperimentConfig, Side
 from lorecast.data.dataset import Dataset
 from lorecast.encoding.encoder import SentenceTransformerEncoder, find_encoder
 from lorecast.encoding.vectors import VectorsTable
@@ -96,19 +96,19 @@ class Measurement:
         requests, waiting = self.trial.drawn(self.dataset)
         online = None
         with TemporaryDirectory(dir=folder) as bundles:
-            stored = Bundle.open(self._bundle(Path(bundles) / "stored", self.knowing))
-            by_vectors = ClickScorer(stored, stored.load_model(self.vectors))
-            scorers = {VECTORS: by_vectors, PRESTORED: Scorer.load(stored.path)}
+            by_vectors = self._scorer(Path(bundles) / "vectors", self.knowing)
+            prestored = self._scorer(Path(bundles) / "prestored", self.knowing, prestore=True)
+            scorers = {VECTORS: by_vectors, PRESTORED: prestored}
             if self.bare is not None:
-                scorers[BARE] = Scorer.load(self._bundle(Path(bundles) / "bare", self.bare))
+                scorers[BARE] = self._scorer(Path(bundles) / "bare", self.bare)
             ask = {name: partial(_score, scorer) for name, scorer in scorers.items()}
             ways = [
-                self._way(name, self.trial.items, taken_s, stored)
+                self._way(name, self.trial.items, taken_s, prestored.bundle.prestored)
                 for name, taken_s in in_turns(ask, requests).items()
             ]
-            if not (why_not := self._why_not_online(stored)):
-                taken_s, online = self._wait(self._online(stored), by_vectors, waiting)
-                ways.insert(0, self._way(LLM, self.trial.llm_items, taken_s, stored))
+            if not (why_not := self._why_not_online(by_vectors.bundle)):
+                taken_s, online = self._wait(self._online(by_vectors.bundle), by_vectors, waiting)
+                ways.insert(0, self._way(LLM, self.trial.llm_items, taken_s, {}))
         return Latency(
             name=self.config.name,
             model=model_name(self.config.model, self.knowing.strategy),
@@ -117,15 +117,18 @@ class Measurement:
             notes=tuple(self._notes(why_not)),
         )
 
-    def _bundle(self, folder: Path, trained: Trained) -> Path:
+    def _scorer(self, folder: Path, trained: Trained, *, prestore: bool = False) -> ClickScorer:
         vectors = None if trained.strategy == "base" else self.vectors
-        write_bundle(folder, trained.artifact, self.dataset, vectors, prestore=True)
-        return folder
+        write_bundle(folder, trained.artifact, self.dataset, vectors, prestore=prestore)
+        return ClickScorer.open(folder)
 
-    def _way(self, name: str, items: int, taken_s: Sequence[float], bundle: Bundle) -> Way:
+    def _way(
+        self, name: str, items: int, taken_s: Sequence[float], widths: Mapping[Side, int]
+    ) -> Way:
+        """`widths`: of prestored rows."""
         item_bytes, user_bytes = 0, 0
         if name == PRESTORED:
-            item_bytes, user_bytes = (4 * bundle.prestored.get(s, 0) for s in ("item", "user"))
+            item_bytes, user_bytes = 4 * widths.get("item", 0), 4 * widths.get("user", 0)
         elif name == VECTORS:
             chunks = [self.vectors.chunks("item"), self.vectors.chunks("user")]
             item_bytes, user_bytes = (2 * self.vectors.dim * len(names) for names in chunks)

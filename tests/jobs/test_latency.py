@@ -21,6 +21,7 @@ from lorecast.errors import ConfigError
 from lorecast.evaluation import latency
 from lorecast.evaluation.latency import Latency, Way
 from lorecast.jobs import encode, generate, prepare
+from lorecast.jobs.asking import MakeEngine
 from lorecast.jobs.console import Console
 from lorecast.jobs.pipeline import Trained
 from lorecast.jobs.ways import BARE, LLM, PRESTORED, VECTORS, Measurement, Trial
@@ -61,7 +62,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(folder: Path) -> Make:
-    def made(*overrides: str, fields: tuple[str, ...] = (_FACTS, _TASTE)) -> Measurement:
+    def made(
+        *overrides: str,
+        fields: tuple[str, ...] = (_FACTS, _TASTE),
+        make_engine: MakeEngine = _engine,
+    ) -> Measurement:
         config = load_config(
             None,
             [
@@ -79,7 +84,7 @@ def make(folder: Path) -> Make:
             ],
         )
         dataset = Dataset.open(prepare.run(config, QUIET).path)
-        knowledge = generate.run(config, dataset, QUIET, make_engine=_engine)
+        knowledge = generate.run(config, dataset, QUIET, make_engine=make_engine)
         encoded = encode.run(config, dataset, knowledge, QUIET, make_encoder=HashEncoder)
         vectors = VectorsTable.open(encoded.path)
         models = {
@@ -105,7 +110,7 @@ def make(folder: Path) -> Make:
             bare=Trained("base", 0, trained["base"]),
             trial=TRIAL,
             console=QUIET,
-            make_engine=_engine,
+            make_engine=make_engine,
             make_encoder=HashEncoder,
         )
 
@@ -179,6 +184,21 @@ def test_other_answers_are_told_and_score_otherwise(make: Make, tmp_path: Path) 
     assert online.largest_difference_same is not None
     assert online.largest_difference_same <= 1e-6 < online.largest_difference
     assert f"{online.same_texts:,} of {online.texts:,}" in latency.agreement(online)
+
+
+def test_prose_is_cut_as_it_is_in_the_store(make: Make, tmp_path: Path) -> None:
+    def prose(prompt: str) -> str:
+        return f"First, {prompt}. Second thoughts." + " And more." * prompt.count("Film 3")
+
+    def engine() -> ScriptedEngine:
+        return ScriptedEngine(prose)
+
+    field = _FACTS.replace("factors: [genre, mood]", "answer: text")
+    found = make(fields=(field,), make_engine=engine).run(tmp_path)
+    assert found.online is not None
+    assert found.online.prompts == 4 * 10
+    assert found.online.same_texts == found.online.texts > found.online.prompts
+    assert found.online.largest_difference <= 1e-6
 
 
 def test_each_way_is_timed_and_says_what_it_stores(make: Make, tmp_path: Path) -> None:
