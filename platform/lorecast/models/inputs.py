@@ -105,7 +105,7 @@ class History:
         """step_BLW, the linear map of `steps`; a padded step gives the bias."""
         K = self.item_UK.shape[1]
         rating_RW = F.linear(self.rating_RE, weight_WJ[:, K:])
-        if len(self.place_BL) == 1:
+        if self.place_BL.shape[0] == 1:
             item_BLW = F.linear(_rows(self.item_UK, self.place_BL), weight_WJ[:, :K], bias_W)
         else:
             item_BLW = _rows(F.linear(self.item_UK, weight_WJ[:, :K], bias_W), self.place_BL)

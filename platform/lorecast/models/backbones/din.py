@@ -33,7 +33,7 @@ class DIN(nn.Module):
         history = fields.history
         steps_BLW = history.mapped(self.step.weight, self.step.bias)
         by_step_BLH = None
-        if len(steps_BLW) > 1:  # many steps of few items
+        if steps_BLW.shape[0] > 1:  # many steps of few items
             of_step_HW = self.attention.of_step()
             by_step_BLH = history.mapped(of_step_HW @ self.step.weight, of_step_HW @ self.step.bias)
         interest_BW = self.attention(target_BW, steps_BLW, history.mask_BL, by_step_BLH)

@@ -62,7 +62,7 @@ class Alignment(nn.Module):
             linear_of_parts(cast(nn.Linear, ask), parts)
             for ask, parts in zip(self.ask, asking, strict=True)
         ]
-        ask_B2I = torch.stack([each_BI.expand(len(gate_BC), -1) for each_BI in both], dim=1)
+        ask_B2I = torch.stack([each_BI.expand(gate_BC.shape[0], -1) for each_BI in both], dim=1)
         query_B2d, residual_B2d = ask_B2I.chunk(2, dim=2)
         read_B2d = self._read(query_B2d, key_value_BCI, gate_BC, mask_BC)
         aligned_B2d: Tensor = self.norm(residual_B2d + self.dropout(self.output(read_B2d)))

@@ -116,7 +116,7 @@ class KSER(nn.Module):
         """The target's fields, and behind one another those of the mean history and the user."""
         target_BK, extra_BK = fields.target_BNE.flatten(1), fields.extra_BXE.flatten(1)
         history_BJ = fields.history.mean()
-        if len(history_BJ) < len(target_BK):  # of one user's candidates it is the same one
+        if history_BJ.shape[0] < target_BK.shape[0]:  # of one user's candidates it is the same one
             return [target_BK], [history_BJ, extra_BK]
         return [target_BK], [torch.cat([history_BJ, extra_BK], dim=1)]
 
