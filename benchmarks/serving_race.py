@@ -53,6 +53,8 @@ _FAST = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
 """The last: `lorecast serve` ends within its 10 s, and HAProxy with it; Ray would drain for 30."""
+_SETTLED_S = 5.0
+"""After the start: HAProxy is told of the last replica, and breaks off what it is doing."""
 _SIDES = ("lorecast", "onnx")
 
 
@@ -135,6 +137,7 @@ def fast_serving(bundle: Path, replicas: int) -> Iterator[tuple[str, int]]:
         patch.dict(os.environ, _FAST),
         serving("--bundle", str(bundle), f"serving.replicas={replicas}") as address,
     ):
+        time.sleep(_SETTLED_S)
         yield address
 
 
