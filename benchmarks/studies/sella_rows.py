@@ -37,8 +37,8 @@ BUDGET = (
     "sella.guide.checks=2",
     "sella.valid_rows=1000",
 )
-"""What CoLLM's split is trained on and validated by: some hour and a half of one core in all. Few rows
-in stage 1, as on the world (docs/sella.md). The collaborative model trains on all rows."""
+"""What CoLLM's split is trained on and validated by: some ninety minutes of one core in all. Few
+rows in stage 1, as on the world (docs/sella.md). The collaborative model trains on all rows."""
 
 
 def world(methods: Sequence[Method] = MAIN, *overrides: str) -> ExperimentConfig:
