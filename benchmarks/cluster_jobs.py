@@ -1,7 +1,8 @@
 """Point 5a: jobs on a real cluster of two nodes, by token, from a clean folder; one node killed.
 
 The cluster's own Python finds a package `lorecast` that cannot be imported, so that only what the
-jobs bring along can run.
+jobs bring along can run. No other Ray may run on the machine: a job of Ray finds its cluster among
+the processes there.
 """
 
 import json
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from benchmarks.generation import (
     ITEMS,
@@ -107,7 +110,9 @@ class Command:
 
 
 def measure() -> Outcome:
-    with tempfile.TemporaryDirectory(prefix="lorecast-jobs-") as name:
+    if any(process.name() == "gcs_server" for process in psutil.process_iter()):
+        raise SystemExit("another Ray runs on this machine: stop it first")
+    with tempfile.TemporaryDirectory(prefix="lorecast-jobs-", ignore_cleanup_errors=True) as name:
         folder, port, token = Path(name), free_port(), secrets.token_hex(16)
         clean = folder / "clean"
         clean.mkdir()
