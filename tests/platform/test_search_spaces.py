@@ -118,7 +118,7 @@ def test_a_wrong_space_is_named(override: str, sentence: str) -> None:
     [
         ([], "nothing to search"),
         ([RATE, "training.protocol=kar"], "training.protocol=honest"),
-        ([RATE, "training.epochs=1"], "tune.grace is 2, more than training.epochs (1)"),
+        ([RATE, "training.epochs=1"], "tune.grace is 4, more than training.epochs (1)"),
         ([RATE, "tune.reduction=1"], "tune.reduction"),
         ([RATE, "sella={methods: [mf]}"], "section `sella` is not searched"),
     ],

@@ -10,7 +10,7 @@ class SearchConfig(Section):
 
     trials: Positive = Field(20, description="settings that are tried")
     grace: Positive = Field(
-        2, description="epochs that every trial trains before it may be stopped (ASHA)"
+        4, description="epochs that every trial trains before it may be stopped (ASHA)"
     )
     reduction: int = Field(
         3, ge=2, description="of the trials that get so far, one in so many goes on (ASHA)"
