@@ -66,6 +66,12 @@ def scaled(world: ServedWorld, folder: Path, *, phases: list[float]) -> dict[str
     return {
         "requests": len(answers),
         "failed": int((~answers.ok_R).sum()),
+        "failures": [
+            {"s": round(float(due_s - load.begin_s), 1), "status": int(status)}
+            for due_s, status in zip(
+                answers.due_s_R[~answers.ok_R], answers.status_R[~answers.ok_R], strict=True
+            )
+        ],
         "rates": rates,
         "replicas_before": before[-1],
         "replicas_most": most,
