@@ -60,6 +60,7 @@ POINTS = {
     "4f": "sella_served",
     "4g": "sella_kill",
     "4h": "sella_bad_input",
+    "4i": "sella_vllm",
     "5a": "cluster_jobs",
     "5b": "search",
     "5c": "promotion_gate",

@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,8 @@ from lorecast.jobs.relay import Wire
 from lorecast.jobs.sella_plans import Model, Plan, Plans
 from lorecast.jobs.workers import run_workers
 from lorecast.sella.rows import PromptRows
+
+ScoreRows: TypeAlias = Callable[[PromptRows], NDArray[np.float32]]
 
 _BLOCK_ROWS = 4096
 
@@ -163,6 +166,7 @@ def score(plans: Plans, models: Sequence[Model], console: Console) -> None:
                 seed=model.seed,
                 model=str(trained.path.relative_to(plans.workspace)),
                 metrics={"valid": trained.facts["valid"], "test": test},
+                engine=plans.config.score_engine if model.switches.language_model else None,
                 rows_per_second=round(len(rows) / seconds, 1),
             )
 
@@ -186,34 +190,52 @@ def _scores(
             "liked": list(rows.liked_BM),
         }
     )
-    arguments = {"folder": trained.path, "batch_size": plans.config.score_batch}
+    start, environment = _scoring(plans, trained.path)
     name = f"score {model.method}"
     score_B = np.empty(len(rows), np.float32)
-    for place, value in _on_blocks(plans, test, _ScoringWorker, arguments, name, console):
+    for place, value in _on_blocks(
+        plans, test, _ScoringWorker, {"start": start}, name, console, environment
+    ):
         score_B[place] = value
     return score_B, time.monotonic() - started_s
+
+
+def _scoring(plans: Plans, folder: Path) -> tuple[Callable[[], ScoreRows], dict[str, str]]:
+    """What starts the configured engine in an actor, and the variables it needs there."""
+    config, on_gpu = plans.config, plans.experiment.compute.train_gpus
+    if config.score_engine == "torch":
+        return partial(_by_torch, folder, config.score_batch), {}
+    from lorecast.jobs import sella_vllm, vllm_engine
+
+    vllm_engine.check_installed()
+    variables = vllm_engine.environment(plans.language_model, float(on_gpu))
+    return partial(sella_vllm.scoring, folder, config.score_batch, on_gpu=on_gpu), variables
+
+
+def _by_torch(folder: Path, batch_size: int) -> ScoreRows:
+    from lorecast.sella.scorer import SellaScorer
+
+    return SellaScorer.load(folder, _device(), batch_size).score_rows
 
 
 class _ScoringWorker:
     """An actor with a trained model."""
 
-    def __init__(self, folder: Path, batch_size: int) -> None:
-        self._folder, self._batch_size = folder, batch_size
-        self._scorer: Any = None
+    def __init__(self, start: Callable[[], ScoreRows]) -> None:
+        self._start = start
+        self._score: ScoreRows | None = None
 
     def __call__(self, batch: Columns) -> Columns:
-        from lorecast.sella.scorer import SellaScorer
-
         block = open_block(batch, TrainingError)
-        if self._scorer is None:
-            self._scorer = SellaScorer.load(self._folder, _device(), self._batch_size)
+        if self._score is None:
+            self._score = self._start()
         rows = PromptRows(
             user_row_B=block["user_row"].to_numpy(),
             item_row_B=block["item_row"].to_numpy(),
             liked_BM=np.stack(block["liked"].to_numpy()),
             label_B=np.zeros(len(block), np.float32),
         )
-        return {"place": block["place"].to_numpy(), "value": self._scorer.score_rows(rows)}
+        return {"place": block["place"].to_numpy(), "value": self._score(rows)}
 
 
 def _on_blocks(
@@ -223,10 +245,11 @@ def _on_blocks(
     arguments: Mapping[str, Any],
     name: str,
     console: Console,
+    variables: Mapping[str, str] | None = None,
 ) -> list[tuple[Any, Any]]:
     """Places and values of all rows, as actors return them."""
     compute, made = plans.experiment.compute, list[tuple[Any, Any]]()
-    environment = thread_environment(compute, plans.config.scorers)
+    environment = thread_environment(compute, plans.config.scorers) | dict(variables or {})
     if plans.language_model.is_local:
         environment["HF_HUB_OFFLINE"] = "1"
     with TemporaryDirectory(dir=plans.workspace, prefix=".sella-rows-") as scratch:

@@ -91,7 +91,7 @@ class VLLMEngine:
             self._llm = LLM(settings.model.source, **engine_arguments(settings))
         except Exception as error:
             raise EngineError(
-                f"vLLM cannot start {settings.model.source}: {_last_line(error)}"
+                f"vLLM cannot start {settings.model.source}: {last_line(error)}"
             ) from error
         self._tokenizer = self._llm.get_tokenizer()
         if self._tokenizer.chat_template is None:
@@ -100,7 +100,7 @@ class VLLMEngine:
             )
         self._config = llm
         self._max_prompt_tokens = llm.max_model_len - llm.max_tokens
-        self._lora = _lora_request(settings.model)
+        self._lora = lora_request(settings.model)
 
     def chat(
         self, batch: Sequence[Chat], schemas: Sequence[str | None] | None = None
@@ -115,7 +115,7 @@ class VLLMEngine:
                     list(chat), add_generation_prompt=True, tokenize=False
                 )
             except TemplateError as error:
-                answers[place] = _failed(f"the model's chat template: {_last_line(error)}")
+                answers[place] = _failed(f"the model's chat template: {last_line(error)}")
         encoded = self._tokenizer(list(prompts.values()), add_special_tokens=False)["input_ids"]
         tokens = dict(zip(prompts, encoded, strict=True))
         for place in [p for p, t in tokens.items() if len(t) > self._max_prompt_tokens]:
@@ -142,7 +142,7 @@ class VLLMEngine:
                 use_tqdm=False,
             )
         except Exception as error:
-            raise EngineError(f"vLLM stopped answering: {_last_line(error)}") from error
+            raise EngineError(f"vLLM stopped answering: {last_line(error)}") from error
         return [
             Answer(
                 text=output.outputs[0].text.strip(),
@@ -182,7 +182,8 @@ def _lora_rank(model: LanguageModel) -> int:
     return max(8, 1 << (model.lora_rank - 1).bit_length())
 
 
-def _lora_request(model: LanguageModel) -> Any:
+def lora_request(model: LanguageModel) -> Any:
+    """vLLM's LoRARequest for the model's adapter; none if it has none."""
     if model.lora is None:
         return None
     from vllm.lora.request import LoRARequest
@@ -194,6 +195,7 @@ def _failed(reason: str) -> Answer:
     return Answer(finish="error", error=reason)
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
+    """Of what the error says, where vLLM puts the reason."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

@@ -29,6 +29,7 @@ def write_tiny_llm(
     pad_token: str | None = None,
     seed: int = 0,
     max_length: int = 512,
+    width: int = 32,
 ) -> Path:
     """A folder in Hugging Face format. The tokenizer knows the words of the default prompts, of
     films with numbers, and `words`; any other word is [UNK]. `by_letter`: it reads letters."""
@@ -57,7 +58,7 @@ def write_tiny_llm(
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(fast),
-        hidden_size=32,
+        hidden_size=width,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -160,6 +160,10 @@ class SellaConfig(Section):
     )
     score_batch: Annotated[Positive, EXECUTION] = Field(256, description="rows at once in scoring")
     scorers: Annotated[Positive, EXECUTION] = Field(1, description="scoring actors")
+    score_engine: Annotated[Literal["torch", "vllm"], EXECUTION] = Field(
+        "torch",
+        description="what scores the test part: torch, or vLLM with prompts as embeddings",
+    )
 
     def of_model(self) -> dict[str, Any]:
         """What every stage with the language model depends on."""

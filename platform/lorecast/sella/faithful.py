@@ -26,7 +26,7 @@ def loss(
     model: AnsweringModel, prompts: Prompts, rows: PromptRows, vectors: Mapping[int, Tensor]
 ) -> Tensor:
     """Mean cross-entropy of all tokens after the first."""
-    token_BT, real_BT = _joined(model, prompts, rows, answered=True)
+    token_BT, real_BT = whole_prompts(model, prompts, rows, answered=True)
     logit_BTV = _logits(model, token_BT, real_BT, vectors)
     # A collaborative token has no number in the vocabulary; the published one is never right.
     label_BT = token_BT.masked_fill(~real_BT | (token_BT < 0), _IGNORED)
@@ -37,7 +37,7 @@ def probabilities(
     model: AnsweringModel, prompts: Prompts, rows: PromptRows, vectors: Mapping[int, Tensor]
 ) -> Tensor:
     """The second softmax's share of Yes, [B]."""
-    token_BT, real_BT = _joined(model, prompts, rows, answered=False)
+    token_BT, real_BT = whole_prompts(model, prompts, rows, answered=False)
     last_B = real_BT.sum(1) - 1
     logit_BTV = _logits(model, token_BT, real_BT, vectors)
     first_BV = logit_BTV[torch.arange(len(last_B)), last_B].softmax(1)
@@ -45,9 +45,10 @@ def probabilities(
     return first_BV[:, answers].softmax(1)[:, 0]
 
 
-def _joined(
+def whole_prompts(
     model: AnsweringModel, prompts: Prompts, rows: PromptRows, *, answered: bool
 ) -> tuple[Tensor, Tensor]:
+    """Tokens of the rows' prompts, padded on the right, and which of them are real: [B, T] each."""
     parts = [prompts.prefix(rows.liked_BM), prompts.suffix(rows.item_row_B)]
     if answered:
         parts.append(prompts.answers(rows.label_B))

@@ -157,6 +157,16 @@ class AnsweringModel(nn.Module):
         self.causal.eval()
         self._shared = None
 
+    def save_merged(self, folder: Path) -> None:
+        """The whole model, with its adapters in its weights (float32 alone), as others load it."""
+        state = {
+            name.replace(".base_layer.", "."): value
+            for name, value in self.causal.state_dict().items()
+            if ".lora_" not in name
+        }
+        self.causal.save_pretrained(folder, state_dict=state)
+        self.tokenizer.save_pretrained(folder)
+
     def recompute(self) -> None:
         """Layers are run again for their gradients, from now on; see `memory`."""
         recompute_layers(self.causal.get_decoder())

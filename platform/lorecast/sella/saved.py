@@ -66,10 +66,14 @@ class Card:
 
     def load_language(self, folder: Path | None = None) -> AnsweringModel:
         """The bare language model; from `folder`/llm if that exists."""
+        return AnsweringModel.load(*self.language_source(folder), self.dtype)
+
+    def language_source(self, folder: Path | None = None) -> tuple[str, str | None]:
+        """Of the bare language model, with its revision on the hub; `folder`/llm if that exists."""
         beside = folder / LLM if folder else None
         if beside and beside.is_dir():
-            return AnsweringModel.load(str(beside), None, self.dtype)
-        return AnsweringModel.load(self.source, self.revision, self.dtype)
+            return str(beside), None
+        return self.source, self.revision
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""

@@ -42,7 +42,7 @@ class YesNoModel(nn.Module):
     def loss(self, rows: PromptRows) -> Tensor:
         """Mean over rows; of the answer alone unless faithful."""
         if self.prompts.faithful:
-            return faithful.loss(self.language, self.prompts, rows, self._vectors(rows))
+            return faithful.loss(self.language, self.prompts, rows, self.vectors(rows))
         label_B = torch.from_numpy(rows.label_B).to(self.language.device)
         return F.binary_cross_entropy_with_logits(self._logit(rows), label_B)
 
@@ -64,7 +64,7 @@ class YesNoModel(nn.Module):
             part = rows.take(index)
             if self.prompts.faithful:
                 found = faithful.probabilities(
-                    self.language, self.prompts, part, self._vectors(part)
+                    self.language, self.prompts, part, self.vectors(part)
                 )
             else:
                 found = self._logit(part).sigmoid()
@@ -77,7 +77,8 @@ class YesNoModel(nn.Module):
         vectors = self.guide(batch.user_row_B, batch.item_row_B) if self.guide else None
         return self.language.logit(self.prompts, batch, vectors)
 
-    def _vectors(self, rows: PromptRows) -> dict[int, Tensor]:
+    def vectors(self, rows: PromptRows) -> dict[int, Tensor]:
+        """What stands in the slots of the rows' prompts, [B, H] each."""
         if self.guide is None:
             return {}
         entities = (rows.user_row_B, rows.item_row_B)
