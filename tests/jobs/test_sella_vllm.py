@@ -1,7 +1,6 @@
 """vLLM as SeLLa's scorer: with a stand-in for vLLM, and through Ray with the real one."""
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,14 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lorecast.artifacts import Artifact, StageSpec
 from lorecast.config import load_config
 from lorecast.data.dataset import Dataset
 from lorecast.errors import EngineError
-from lorecast.jobs import sella, sella_vllm
+from lorecast.jobs import sella_vllm, sella_work
 from lorecast.jobs.console import Console
-from lorecast.jobs.pipeline import Pipeline
+from lorecast.jobs.sella_plans import Model, Plan, Plans
 from lorecast.sella import saved
 from lorecast.sella.language import AnsweringModel
+from lorecast.sella.methods import switches
+from lorecast.sella.recipe import Stage
 from lorecast.sella.rows import PromptRows
 from tests.sella.small_sella import CONFIG, write_sella
 from tests.sella.tiny_llm import write_tiny_llm
@@ -172,28 +174,27 @@ def test_the_test_part_scored_by_vllm(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vllm", reason="vLLM is an extra: pip install 'lorecast[cpu]'")
-    monkeypatch.setattr(Pipeline, "dataset", property(lambda _: dataset))
-    small = "learning_rate: 0.01, batch_size: 64, checks: 1"
+    llm = write_tiny_llm(tmp_path / "llm", width=64)  # attention on CPU takes heads of 32 numbers
+    trained, by_torch = write_sella(tmp_path, dataset, llm)
     overrides = [
-        "name=tiny",
         f"compute.workspace={tmp_path}",
         "compute.threads=1",
-        f"sella.model={write_tiny_llm(tmp_path / 'llm', width=64)}",
-        "sella.methods=[sella]",
-        "sella.lora.rank=4",
-        "sella.align={dim: 8, hidden: 16, epochs: 2, batch_size: 128}",
-        f"sella.tune={{{small}}}",
-        f"sella.guide={{{small}}}",
+        f"sella.model={llm}",
+        f"sella.prompt.history_titles={CONFIG.prompt.history_titles}",
+        "sella.score_engine=vllm",
     ]
-
-    def scores(engine: str) -> np.ndarray:
-        config = load_config(None, [*overrides, f"sella.score_engine={engine}"])
-        trained = sella.train(Pipeline(config, Console(quiet=True)))["sella"][0].artifact
-        assert trained.facts["engine"] == engine
-        score_B = pq.read_table(trained.path / "scores.parquet")["score"].to_numpy()
-        shutil.rmtree(trained.path)
-        return score_B
-
-    expected_B, found_B = scores("torch"), scores("vllm")
+    plans = Plans(load_config(None, overrides), dataset)
+    manifest = trained.manifest
+    spec = StageSpec(**{key: manifest[key] for key in ("stage", "name", "identity", "inputs")})
+    stage = Stage(kind="guide", seed=0, method=switches("sella"))
+    monkeypatch.setattr(Plans, "last", lambda *_: Plan(spec, stage))
+    model = Model("sella", 0)
+    sella_work.score(plans, [model], Console(quiet=True))
+    scored = Artifact.open(plans.score(model).folder(tmp_path))
+    assert scored.facts["engine"] == "vllm"
+    found_B, expected_B = (
+        pq.read_table(artifact.path / "scores.parquet")["score"].to_numpy()
+        for artifact in (scored, by_torch)
+    )
     np.testing.assert_allclose(found_B, expected_B, atol=1e-4)
     assert np.ptp(expected_B) > 1e-3
