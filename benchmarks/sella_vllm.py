@@ -30,7 +30,7 @@ from lorecast.world import llm_path
 
 BAR = "probabilities within 1e-3 in float32; rows/s of both are published"
 _BAR_DIFFERENCE = 1e-3
-_ROUNDS, _ROWS, _BATCH = 3, 300, 256
+_ROUNDS, _ROWS, _BATCH = 3, 500, 256
 Score = Callable[[PromptRows], NDArray[np.float32]]
 
 

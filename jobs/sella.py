@@ -42,7 +42,7 @@ def run(config: ExperimentConfig, console: Console) -> Path:
 def train(pipeline: Pipeline) -> dict[Method, dict[int, Trained]]:
     """Every method of the experiment with every seed, its test part scored.
 
-    Raises ConfigError, TrainingError or ArtifactError.
+    Raises ConfigError, TrainingError, EngineError or ArtifactError.
     """
     from lorecast.jobs import sella_work as work
 
