@@ -36,7 +36,10 @@ class PromotionConfig(Section):
         0.5, description="share of the rows' users and items with vectors, if it reads them"
     )
     max_latency_ratio: float = Field(
-        1.5, gt=0.0, description="time of a request, over the champion's in the same process"
+        3.0,
+        gt=0.0,
+        description="time of a request, over the champion's in the same process, without HTTP; "
+        "KSER takes twice as long as its bare backbone",
     )
     latency_items: Positive = Field(100, description="candidates of such a request")
     latency_rounds: int = Field(40, ge=5, description="such requests, both in turns")

@@ -71,7 +71,7 @@ def test_a_better_one_is_promoted() -> None:
         ({"cold": {"item": cold(-0.05, 0.02)}}, "cold"),
         ({"coverage": {"item": 0.3}}, "coverage"),
         ({"coverage": {"user": None}}, "coverage"),
-        ({"latency": Latency(champion_ms=1, challenger_ms=2, ratio=2)}, "latency"),
+        ({"latency": Latency(champion_ms=1, challenger_ms=4, ratio=4)}, "latency"),
         ({"parity": 0.01}, "parity"),
         ({"parity": None}, "parity"),
         ({"leaks": ("it has seen rows",)}, "leak"),
