@@ -31,7 +31,7 @@ def config(dataset: Dataset) -> ExperimentConfig:
     workspace = dataset.path.parents[1]
     patch = pytest.MonkeyPatch()
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    limits = ["max_gain=0.5", "max_latency_ratio=50", "ece_margin=0.5", "resamples=200"]
+    limits = ["max_gain=0.5", "max_latency_ratio=50", "max_ece_loss=0.5", "resamples=200"]
     config = load_config(
         None,
         [

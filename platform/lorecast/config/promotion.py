@@ -26,7 +26,9 @@ class PromotionConfig(Section):
     auc_margin: float = Field(0.002, ge=0.0, description="of AUC")
     gauc_margin: float = Field(0.005, ge=0.0, description="of GAUC")
     log_loss_margin: float = Field(0.005, ge=0.0, description="of LogLoss")
-    ece_margin: float = Field(0.02, ge=0.0, description="of the calibration error")
+    max_ece_loss: float = Field(
+        0.02, ge=0.0, description="calibration error that may be added, where the loss is sure"
+    )
     cold_items: int = Field(5, ge=0, description="cold items have at most so many training samples")
     cold_users: int = Field(5, ge=0, description="cold users' histories hold at most so many items")
     max_cold_loss: float = Field(

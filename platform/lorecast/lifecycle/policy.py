@@ -1,7 +1,8 @@
 """The policy of promotion: evidence and limits in, a decision with reasons out. Nothing else.
 
-A margin must be kept surely: the worse end of the interval lies within it. Cold rows are few, so
-they speak against a challenger only where its loss is both large and sure. A gain that is too good
+A margin must be kept surely: the worse end of the interval lies within it. Cold rows are few, and a
+calibration error is a rough figure (LogLoss counts calibration, too), so these speak against a
+challenger only where its loss is both large and sure. A gain that is too good
 to be true counts as a leak, unless inputs that a person trusts explain it.
 """
 
@@ -93,7 +94,6 @@ def _quality(evidence: Evidence, policy: PromotionConfig) -> Iterator[Finding]:
         "auc": (policy.auc_margin, -auc.low),
         "gauc": (policy.gauc_margin, -evidence.figures["gauc"].low),
         "log_loss": (policy.log_loss_margin, evidence.figures["log_loss"].high),
-        "ece": (policy.ece_margin, evidence.figures["ece"].high),
     }
     for name, (margin, worst) in margins.items():
         told = f"{metric_name(name)} {_shown(evidence.figures[name])}"
@@ -102,6 +102,12 @@ def _quality(evidence: Evidence, policy: PromotionConfig) -> Iterator[Finding]:
             worst <= margin,
             f"{told}, may be worse by {max(worst, 0):.4f}, the margin is {margin:g}",
         )
+    ece = evidence.figures["ece"]
+    yield _finding(
+        "calibration",
+        ece.difference <= policy.max_ece_loss or ece.low <= 0,
+        f"ECE {_shown(ece)}, a sure loss of more than {policy.max_ece_loss:g} is refused",
+    )
 
 
 def _cold(evidence: Evidence, policy: PromotionConfig) -> Iterator[Finding]:

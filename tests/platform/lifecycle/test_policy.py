@@ -65,7 +65,7 @@ def test_a_better_one_is_promoted() -> None:
     [
         ({"figures": {"gauc": compared(-0.01)}}, "not worse"),
         ({"figures": {"log_loss": compared(0.01)}}, "not worse"),
-        ({"figures": {"ece": compared(0.03)}}, "not worse"),
+        ({"figures": {"ece": compared(0.03)}}, "calibration"),
         ({"figures": {"auc": compared(0.001, half=0.0015)}}, "better"),
         ({"figures": {"auc": compared(0.0005, half=0.0001)}}, "better"),
         ({"cold": {"item": cold(-0.05, 0.02)}}, "cold"),
@@ -89,6 +89,11 @@ def test_one_thing_that_is_wrong_is_the_reason(changes: dict[str, Any], check: s
 def test_a_loss_of_cold_rows_must_be_large_and_sure() -> None:
     assert of(cold={"item": cold(-0.05, 0.06)}).promote, "it may be chance"
     assert of(cold={"item": cold(-0.005, 0.002)}).promote, "it is small"
+
+
+def test_a_loss_of_calibration_must_be_large_and_sure() -> None:
+    assert of(figures={"ece": compared(0.03, half=0.04)}).promote, "it may be chance"
+    assert of(figures={"ece": compared(0.01, half=0.005)}).promote, "it is small"
 
 
 def test_an_equal_one_is_promoted_only_where_that_is_enough() -> None:
