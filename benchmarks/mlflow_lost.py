@@ -143,7 +143,7 @@ def _lose(folder: Path, server: subprocess.Popen[bytes], words: Sequence[str]) -
         "models_kept": len(list(trained.glob(f"*/{MANIFEST}"))),
         "names_the_command": "lorecast register" in said,
         "traceback": "Traceback" in said,
-        "said_last": said.strip().splitlines()[-1],
+        "said_last": said.replace(str(folder), "FOLDER").strip().splitlines()[-1],
     }
 
 

@@ -162,7 +162,7 @@ def _run(
         "seconds": round(time.monotonic() - started_s, 1),
         "stages": [(each["stage"], each["cached"]) for each in events if each["event"] == "stage"],
         "told_the_key": CREDENTIALS["AWS_SECRET_ACCESS_KEY"] in said,
-        "said_last": said.strip().splitlines()[-1:],
+        "said_last": said.replace(str(cache.parent), "FOLDER").strip().splitlines()[-1:],
     }
 
 
