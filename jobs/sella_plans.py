@@ -145,12 +145,7 @@ class Plans:
         else:
             for key in ("hidden", "temperature", "weight"):
                 del align[key]
-        identity = {
-            "align": align,
-            "faithful": config.faithful,
-            "valid_rows": config.valid_rows,
-            "seed": seed,
-        }
+        identity = {"align": align, "faithful": config.faithful, "seed": seed}
         label = f"{'aligned' if method.aligned else config.align.model}-s{seed}"
         stage = Stage(kind="align", seed=seed, method=method, vectors=folder)
         return Plan(self._spec(ALIGN, label, identity, inputs), stage)

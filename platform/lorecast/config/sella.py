@@ -138,7 +138,9 @@ class SellaConfig(Section):
     align: AlignConfig = Field(AlignConfig(), description="stage 2.2")
     guide: GuideConfig = Field(GuideConfig(), description="stage 3")
     valid_rows: Positive | None = Field(
-        None, description="validation rows that choose the weights, drawn once; none: all"
+        None,
+        description="validation rows that choose a language model's weights, drawn once; none: "
+        "all, as for the collaborative model",
     )
     faithful: bool = Field(
         False,

@@ -180,7 +180,7 @@ def _align(stage: Stage, setting: Setting, dataset: Dataset, device: torch.devic
     )
     train_rows = _rows(dataset, "train", setting)
     model.connect(train_rows)
-    learner = CollaborativeLearner(model, train_rows, _valid(dataset, setting))
+    learner = CollaborativeLearner(model, train_rows, _rows(dataset, "valid", setting))
     align = config.align
     schedule = Schedule(
         epochs=align.epochs,
@@ -272,7 +272,9 @@ def _learner(
     if setting.config.faithful:
         rows = rows.with_history()
     rows = rows.draw(schedule.rows, stage.seed, whole="prefix")
-    return YesNoLearner(model, rows, _valid(dataset, setting), setting.config.score_batch)
+    valid = _rows(dataset, "valid", setting)
+    valid = valid.draw(setting.config.valid_rows, _VALID_SEED, whole="user")
+    return YesNoLearner(model, rows, valid, setting.config.score_batch)
 
 
 def _schedule(section: ScheduleConfig, config: SellaConfig) -> Schedule:
@@ -285,11 +287,6 @@ def _schedule(section: ScheduleConfig, config: SellaConfig) -> Schedule:
         warmup=section.warmup,
         micro_batch=config.micro_batch,
     )
-
-
-def _valid(dataset: Dataset, setting: Setting) -> PromptRows:
-    rows = _rows(dataset, "valid", setting)
-    return rows.draw(setting.config.valid_rows, _VALID_SEED, whole="user")
 
 
 def _rows(dataset: Dataset, split: Split, setting: Setting) -> PromptRows:
