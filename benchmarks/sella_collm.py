@@ -40,7 +40,7 @@ BAR = (
     "in both; ablations, warm and cold rows with intervals"
 )
 _BAR_MF = {"auc": 0.648, "uauc": 0.636}
-_ALIGN = grid("align", dim=(64, 128, 256), learning_rate=(1e-3, 3e-3), weight_decay=(1.0, 3.0, 10.0))
+_ALIGN = grid("align", dim=(64, 128, 256), learning_rate=(3e-3,), weight_decay=(1.0, 3.0, 10.0))
 _TUNE = grid("tune", learning_rate=(5e-4, 2e-3))
 _GUIDE = grid("guide", learning_rate=(1e-3, 5e-3))
 _SASREC = (

@@ -35,6 +35,9 @@ def _planted(rng: np.random.Generator, count: int) -> PromptRows:
     )
 
 
+_MF = AlignConfig(dim=8)
+
+
 @pytest.mark.parametrize("kind", ["mf", "lightgcn"])
 def test_it_learns_who_likes_what(kind: str, rng: np.random.Generator) -> None:
     train, valid = _planted(rng, 1500), _planted(rng, 500)
@@ -46,6 +49,26 @@ def test_it_learns_who_likes_what(kind: str, rng: np.random.Generator) -> None:
     user_RD, item_RD = (table.detach().numpy() for table in model.tables())
     assert probabilities(user_RD, item_RD, valid).shape == (500,)
     assert not user_RD[0].any()
+
+
+def test_newcomers_are_the_mean_of_those_who_have_clicked(rng: np.random.Generator) -> None:
+    planted = _planted(rng, 1500)
+    train = planted.take(np.flatnonzero((planted.user_row_B > 10) & (planted.item_row_B != 3)))
+    clean, faithful = CollaborativeModel(_MF, 30, 40), CollaborativeModel(_MF, 30, 40, faithful=True)
+    for model in (clean, faithful):
+        model.connect(train)
+        user_RD, item_RD = (table.detach() for table in model.tables())
+        found_user_RD, found_item_RD = (table.detach() for table in model.learned())
+        if model is faithful:
+            assert torch.equal(found_user_RD, user_RD)
+            assert torch.equal(found_item_RD, item_RD)
+            continue
+        assert torch.equal(found_user_RD[11:], user_RD[11:])
+        assert torch.equal(found_user_RD[:11], user_RD[11:].mean(0).expand(11, -1))
+        known_R = torch.ones(41, dtype=torch.bool)
+        known_R[[0, 3]] = False
+        assert torch.equal(found_item_RD[known_R], item_RD[known_R])
+        torch.testing.assert_close(found_item_RD[3], item_RD[known_R].mean(0))
 
 
 def test_alignment_draws_items_to_their_vectors(rng: np.random.Generator) -> None:

@@ -5,8 +5,9 @@
     loss = BCE(score, label) + weight · contrast     of φ(q_i) with the item's semantic vector
 
 The contrast is InfoNCE over the distinct items of a batch, so that an item that stands there twice
-is no negative of itself. `faithful`: the robust form over all rows, and semantic vectors that
-train.
+is no negative of itself. A user or item without training rows is the mean of those with: a newcomer
+likes what most like. `faithful`: the robust form over all rows, semantic vectors that train, and
+newcomers as they come, whose scores tell nothing.
 
 Legend: B rows, N distinct items of a batch, R rows of a table, D width of users and items, H width
 of the language model.
@@ -20,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lorecast.config import AlignConfig
 from lorecast.sella.fitting import figures
-from lorecast.sella.rows import PromptRows
+from lorecast.sella.rows import PromptRows, trained_rows
 
 _START_STD = 0.1
 _ROBUST_POWER, _ROBUST_SHARE = 0.01, 0.1
@@ -35,7 +36,7 @@ class Projection(nn.Sequential):
 
 
 class CollaborativeModel(nn.Module):
-    """Tables of users and items, and the projection. Row 0 is the unknown: zeros, never trained."""
+    """Tables of users and items, and the projection. Row 0 is the unknown."""
 
     def __init__(
         self,
@@ -57,9 +58,15 @@ class CollaborativeModel(nn.Module):
             semantic = torch.from_numpy(semantic_RH).clone()
             self.semantic = nn.Parameter(semantic, requires_grad=faithful)
         self._edges: Tensor | None = None
+        self._known: tuple[Tensor, Tensor] | None = None
 
     def connect(self, rows: PromptRows) -> None:
-        """What LightGCN's messages run along: the clicks among the training rows."""
+        """Takes from the training rows who is in them, and, for LightGCN, their clicks, which its
+        messages run along."""
+        if not self.faithful:
+            user_R = trained_rows(rows.user_row_B, self.user.num_embeddings - 1)
+            item_R = trained_rows(rows.item_row_B, self.item.num_embeddings - 1)
+            self._known = torch.from_numpy(user_R), torch.from_numpy(item_R)
         if self.config.model != "lightgcn":
             return
         clicked = rows.label_B == 1
@@ -87,6 +94,15 @@ class CollaborativeModel(nn.Module):
             total = total + layer
         mean = total / (self.config.layers + 1)
         return mean[: len(user_RD)], mean[len(user_RD) :]
+
+    @torch.no_grad()
+    def learned(self) -> tuple[Tensor, Tensor]:
+        """What scores and the stages after take: `tables`, newcomers in their place."""
+        user_RD, item_RD = self.tables()
+        if self._known is None:
+            return user_RD, item_RD
+        user_R, item_R = (known_R.to(user_RD.device) for known_R in self._known)
+        return _with_mean(user_RD, user_R), _with_mean(item_RD, item_R)
 
     def loss(self, user_row_B: Tensor, item_row_B: Tensor, label_B: Tensor) -> Tensor:
         """Of labels, and of alignment if there is any."""
@@ -134,7 +150,7 @@ class CollaborativeLearner(nn.Module):
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Figures of the validation rows."""
-        user_RD, item_RD = (table.detach().cpu().numpy() for table in self.model.tables())
+        user_RD, item_RD = (table.detach().cpu().numpy() for table in self.model.learned())
         probability_B = probabilities(user_RD, item_RD, self._valid)
         return figures(self._valid.user_row_B, self._valid.label_B, probability_B)
 
@@ -165,6 +181,10 @@ def robust_info_nce(semantic_BH: Tensor, projected_BH: Tensor, temperature: floa
 
 def _cosines(left_NH: Tensor, right_NH: Tensor) -> Tensor:
     return F.normalize(left_NH, dim=1) @ F.normalize(right_NH, dim=1).T
+
+
+def _with_mean(table_RD: Tensor, known_R: Tensor) -> Tensor:
+    return torch.where(known_R[:, None], table_RD, table_RD[known_R].mean(0))
 
 
 def _table(num_rows: int, dim: int) -> nn.Embedding:

@@ -195,7 +195,7 @@ def _align(stage: Stage, setting: Setting, dataset: Dataset, device: torch.devic
     )
 
     def write(folder: Path) -> dict[str, Any]:
-        user_RD, item_RD = model.tables()
+        user_RD, item_RD = model.learned()
         state = {"user": user_RD, "item": item_RD}
         if model.projection is not None:
             state |= {f"projection.{k}": v for k, v in model.projection.state_dict().items()}
