@@ -54,7 +54,7 @@ POINTS = {
     "3k": "model_bad_input",
     "4a": "sella_world",
     "4b": "sella_collm",
-    "4c": "sella_collm",
+    "4c": "sella_ablations",
     "4d": "sella_tokens",
     "4e": "sella_speed",
     "4f": "sella_served",
