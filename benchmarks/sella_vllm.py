@@ -1,9 +1,10 @@
 """Point 4i: vLLM with prompts as embeddings against our own forward pass, on the world's SeLLa.
 
-The model of configs/world-sella.yaml, seed 0, in float32; test rows of users drawn whole, one torch
-thread, one process. Both score the same rows in turns, new ones in each of three rounds, so that
-vLLM's kept prefixes are of the round itself; one more round before warms up. vLLM's start is apart.
-A copy of the model has its language model beside it, wherever the one it names has gone.
+The model of configs/world-sella.yaml, seed 0, in float32, after some minutes of training; test rows
+of users drawn whole, one torch thread, one process. Both score the same rows in turns, new ones in
+each of three rounds, so that vLLM's kept prefixes are of the round itself; one more round before
+warms up. vLLM's start is apart. A copy of the model has its language model beside it, wherever the
+one it names has gone.
 """
 
 import os
@@ -31,6 +32,14 @@ from lorecast.world import llm_path
 BAR = "probabilities within 1e-3 in float32; rows/s of both are published"
 _BAR_DIFFERENCE = 1e-3
 _ROUNDS, _ROWS, _BATCH = 3, 500, 256
+_SHORT = (
+    "training.seeds=[0]",
+    "dataset.split.test=0.1",
+    "sella.tune.rows=2000",
+    "sella.guide.rows=2000",
+    "sella.guide.epochs=1",
+    "sella.valid_rows=1000",
+)
 Score = Callable[[PromptRows], NDArray[np.float32]]
 
 
@@ -38,7 +47,7 @@ def measure() -> Outcome:
     os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     os.environ |= vllm_engine.environment(find_language_model(str(llm_path())), 0.0)
     torch.set_num_threads(1)
-    config = world(("sella",), "training.seeds=[0]")
+    config = world(("sella",), *_SHORT)
     assert config.sella is not None
     (scored,) = trained(config)["sella"]
     rows = PromptRows.load(dataset_of(config), "test", config.sella, config.dataset.positive_rating)
