@@ -13,7 +13,7 @@ from benchmarks.studies.sella_rows import ABLATION_SEEDS, ABLATIONS
 from lorecast.evaluation.tables import gained
 
 BAR = (
-    "alignment, warm start, <Warm_ID> and hierarchy left out, one each, two seeds: differences "
+    "alignment, warm start, <Warm_ID> and hierarchy left out, one each, one seed: differences "
     "of test AUC and UAUC on all, warm and cold rows, each with an interval over users"
 )
 

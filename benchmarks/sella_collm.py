@@ -1,7 +1,7 @@
 """Point 4b: CoLLM's split of MovieLens-1M with a small language model, three seeds.
 
 The rows are checked against the published counts. Settings are searched by validation alone, MF's
-with two seeds, stage 1's with the first; then all baselines and ablations (two seeds) are trained
+with two seeds, stage 1's with the first; then all baselines and ablations (one seed) are trained
 with one setting and the test part is scored once a model. Writes docs/studies/sella.md.
 """
 

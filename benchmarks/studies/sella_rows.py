@@ -25,7 +25,7 @@ ABLATIONS: tuple[Method, ...] = (
     "no_warm_token",
     "one_stage",
 )
-WORLD_SEEDS, COLLM_SEEDS, ABLATION_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2), (0, 1)
+WORLD_SEEDS, COLLM_SEEDS, ABLATION_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2), (0,)
 THREADS = 1
 BUDGET = (
     "sella.prompt.history_titles=5",
