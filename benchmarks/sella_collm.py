@@ -180,12 +180,13 @@ def _tell(figures: list[Any], differences: list[Any]) -> None:
         f"`make bar P=4b`: CoLLM's split, {len(COLLM_SEEDS)} seeds, a language model of ten "
         f"million parameters that has read {recipe.tokens / 1e6:.0f} million tokens about films "
         "(`benchmarks/small_llm.py`). Mean ± standard deviation over seeds, with the 95 % interval "
-        "of users drawn anew. Warm: user and film both have training rows."
+        "of users drawn anew; rows without ± are of one seed. Warm: user and film both have "
+        "training rows."
     )
     shift = (
         "Differences of mean figures, each with its 95 % interval over users (the same draws for "
-        "both). Where the interval holds 0, this test part cannot tell the two apart; cold UAUC "
-        "rests on 51 users."
+        "both) and over the seeds that both have. Where the interval holds 0, this test part "
+        "cannot tell the two apart; cold UAUC rests on 51 users."
     )
     published = (
         "Published on this split with a model of seven billion parameters, which a small one "
